@@ -1,0 +1,165 @@
+"""Everything that can go wrong, as one tree. It knows no HTTP: `ingest.web.problems` has the table of codes and statuses.
+
+IngestError
+├── SetupError              the service can't start, or can't go on, until a person acts
+│   ├── SettingInvalid
+│   ├── PortTaken
+│   ├── EmbeddedUnavailable
+│   ├── DatabaseRefused
+│   ├── PoolerUnsupported
+│   ├── SchemaBehind
+│   ├── SchemaTooNew
+│   └── EditionChanged
+├── RequestRefused          this request can't be taken as it is; sending it again changes nothing
+│   ├── BodyUnreadable
+│   ├── BodyTimeout
+│   ├── EncodingUnsupported
+│   ├── TypeUnsupported
+│   └── LimitExceeded
+├── Unavailable             nothing is stored; the same request may be sent again soon
+│   ├── Draining
+│   ├── QueueFull
+│   ├── DatabaseAway
+│   └── NotReady
+└── ClientGone              the client hung up before its request was whole
+"""
+
+from typing import ClassVar
+
+
+class IngestError(Exception):
+    """The root. `code` is the stable name that a program may compare; the message is a sentence for a person."""
+
+    code: ClassVar[str] = "internal_error"
+
+
+class SetupError(IngestError):
+    """The service can't start, or can't go on, until a person acts. The message is one line: what, why, what to do."""
+
+    code = "setup_error"
+
+
+class SettingInvalid(SetupError):
+    """A setting holds what it must not. The message names the variable, what it holds and what is allowed."""
+
+    code = "setting_invalid"
+
+
+class PortTaken(SetupError):
+    """Another program listens on this address."""
+
+    code = "port_taken"
+
+
+class EmbeddedUnavailable(SetupError):
+    """There is no DB_URL, and the embedded PostgreSQL is not installed or does not start."""
+
+    code = "embedded_unavailable"
+
+
+class DatabaseRefused(SetupError):
+    """The database answers, but not to us: wrong password, no such database, too old, a right that is missing."""
+
+    code = "database_refused"
+
+
+class PoolerUnsupported(SetupError):
+    """Between us and PostgreSQL stands a pooler that gives each transaction another session."""
+
+    code = "pooler_unsupported"
+
+
+class SchemaBehind(SetupError):
+    """The schema lacks migrations that this program needs."""
+
+    code = "schema_behind"
+
+
+class SchemaTooNew(SetupError):
+    """The schema has migrations that this program doesn't know: a newer release was here."""
+
+    code = "schema_too_new"
+
+
+class EditionChanged(SetupError):
+    """The database was set up as one edition and answers as another."""
+
+    code = "edition_changed"
+
+
+class RequestRefused(IngestError):
+    """This request can't be taken as it is; sending it again changes nothing."""
+
+    code = "bad_request"
+
+
+class BodyUnreadable(RequestRefused):
+    """The envelope can't be read: not the encoding it claims, cut short, not UTF-8, not JSON."""
+
+    code = "unreadable_body"
+
+
+class BodyTimeout(RequestRefused):
+    """The body stalled for longer than BODY_TIMEOUT_SECONDS."""
+
+    code = "body_timeout"
+
+
+class EncodingUnsupported(RequestRefused):
+    """The Content-Encoding is none of those we inflate."""
+
+    code = "unsupported_encoding"
+
+
+class TypeUnsupported(RequestRefused):
+    """The Content-Type is none of those we read."""
+
+    code = "unsupported_type"
+
+
+class LimitExceeded(RequestRefused):
+    """The body is past a limit. `name` is the setting, `limit` its value, `seen` what came before we stopped looking."""
+
+    code = "limit_exceeded"
+
+    def __init__(self, name: str, limit: int, seen: int, unit: str) -> None:
+        super().__init__(f"The body is past {name}: {limit} {unit} are allowed, at least {seen} came.")
+        self.name = name
+        self.limit = limit
+        self.seen = seen
+
+
+class Unavailable(IngestError):
+    """Nothing of the batch is stored; the same request may be sent again soon."""
+
+    code = "unavailable"
+
+
+class Draining(Unavailable):
+    """The process is stopping: it finishes what it took and takes no more."""
+
+    code = "draining"
+
+
+class QueueFull(Unavailable):
+    """As much is in flight as the limits allow."""
+
+    code = "queue_full"
+
+
+class DatabaseAway(Unavailable):
+    """The database does not answer, or went away in the middle."""
+
+    code = "database_unavailable"
+
+
+class NotReady(Unavailable):
+    """The process waits for its database: not reached yet, or its schema is behind."""
+
+    code = "not_ready"
+
+
+class ClientGone(IngestError):
+    """The client hung up before its request was whole; there is nobody left to answer."""
+
+    code = "client_gone"

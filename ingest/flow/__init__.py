@@ -1,0 +1,1 @@
+"""What lies between HTTP and the database, written against narrow Protocols and knowing neither."""

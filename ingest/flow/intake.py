@@ -1,0 +1,32 @@
+"""From a batch to its verdict: what is known to be wrong is not sent to the database, the rest is, once."""
+
+from ingest import verdict
+from ingest.flow.batch import Batch, BatchStore
+from ingest.verdict import Verdict
+
+
+class Intake:
+    """Takes batches of both streams."""
+
+    def __init__(self, store: BatchStore) -> None:
+        self._store = store
+
+    async def take(self, batch: Batch) -> Verdict:
+        """Stores what is valid in the batch and says what became of every item; it returns after the commit.
+
+        Raises errors.Unavailable if nothing could be stored, now.
+        """
+        if batch.strict and batch.rejections:
+            return verdict.give(batch.received, batch.rejections, committed=False)
+        if not batch.items:
+            return verdict.give(batch.received, batch.rejections)
+        stored = await self._store.store(batch.stream, batch.items, strict=batch.strict)
+        return verdict.give(
+            batch.received,
+            batch.rejections,
+            batch.items,
+            batch.indices,
+            stored.outcomes,
+            sanitized=batch.sanitized,
+            committed=stored.committed,
+        )

@@ -1,0 +1,153 @@
+"""Every setting, read once from the environment and from `.env`; the environment wins.
+
+A field's name carries its unit; its `name=` is the variable that operators write. README.md has the table, and a test
+compares the two.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+from dotenv import dotenv_values
+from msgspec import Meta, field
+
+from ingest import errors
+
+MIB = 1024 * 1024
+
+Count = Annotated[int, Meta(ge=1, le=100_000)]
+Bytes = Annotated[int, Meta(ge=1024, le=256 * MIB)]
+Days = Annotated[int, Meta(ge=1, le=36_500)]
+
+
+class DatabaseUrl:
+    """A PostgreSQL connection URL that shows its password to nobody who prints it.
+
+    `postgresql+asyncpg://` (and any other SQLAlchemy driver) is taken as `postgresql://`.
+
+    Raises ValueError, without the value, if it is no such URL.
+    """
+
+    __slots__ = ("_url",)
+
+    def __init__(self, text: str) -> None:
+        scheme, separator, rest = text.strip().partition("://")
+        if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
+            raise ValueError("not a postgresql:// URL")
+        self._url = f"postgresql://{rest}"
+        _ = urlsplit(self._url).port  # raises ValueError where the port is no number
+
+    def reveal(self) -> str:
+        """The URL as the driver needs it, password and all."""
+        return self._url
+
+    def __str__(self) -> str:
+        parts = urlsplit(self._url)
+        user = f"{parts.username}:***@" if parts.password else f"{parts.username}@" if parts.username else ""
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+        return f"postgresql://{user}{host}{port}{parts.path}"
+
+    def __repr__(self) -> str:
+        return f"DatabaseUrl({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DatabaseUrl) and other._url == self._url
+
+    def __hash__(self) -> int:
+        return hash(self._url)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator may choose. The defaults are good for a start; `load` reads and checks the variables."""
+
+    db_url: DatabaseUrl | None = field(name="DB_URL", default=None)
+    db_pool_connections: Annotated[int, Meta(ge=1, le=500)] = field(name="DB_POOL_SIZE", default=10)
+    db_timeout_seconds: Annotated[int, Meta(ge=1, le=600)] = field(name="DB_TIMEOUT_SECONDS", default=30)
+    data_dir: str | None = field(name="INGEST_DATA_DIR", default=None)
+
+    batch_items_max: Count = field(name="MAX_BULK_SIZE", default=1000)
+    compressed_bytes_max: Bytes = field(name="MAX_GZIP_SIZE", default=10 * MIB)
+    body_bytes_max: Bytes = field(name="MAX_BODY_SIZE", default=64 * MIB)
+    body_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = field(name="BODY_TIMEOUT_SECONDS", default=15)
+    clock_skew_seconds_max: Annotated[int, Meta(ge=0, le=86_400)] = field(name="MAX_CLOCK_SKEW_SECONDS", default=300)
+    inflight_bytes_max: Annotated[int, Meta(ge=MIB, le=64 * 1024 * MIB)] = field(
+        name="MAX_INFLIGHT_BYTES", default=256 * MIB
+    )
+    queue_timeout_seconds: Annotated[float, Meta(gt=0, le=600)] = field(name="QUEUE_TIMEOUT_SECONDS", default=5)
+    shutdown_seconds: Annotated[int, Meta(ge=1, le=600)] = field(name="SHUTDOWN_SECONDS", default=20)
+
+    chunk_interval_hours: Annotated[int, Meta(ge=1, le=8760)] = field(name="CHUNK_TIME_INTERVAL_HOURS", default=24)
+    compression_after_days: Days = field(name="COMPRESSION_AFTER_DAYS", default=7)
+    retention_days: Days = field(name="RETENTION_DAYS", default=180)
+    dedupe_window_days: Days | None = field(name="DEDUPE_WINDOW_DAYS", default=None)
+
+    @property
+    def event_age_days_max(self) -> int:
+        """How old an event may be: what the retention keeps and the ledger still remembers."""
+        return min(self.retention_days, self.dedupe_window_days or self.retention_days)
+
+
+def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
+    """The settings from `environ` (default: the process's) over the file `dotenv` (default: `.env` here, if there is one).
+
+    A variable that is set to nothing counts as not set.
+
+    Raises errors.SettingInvalid for the first bad value: one line that names the variable, what it holds and what is
+    allowed.
+    """
+    environ = os.environ if environ is None else environ
+    path = Path(".env") if dotenv is None else dotenv
+    from_file = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    values: dict[str, Any] = {}
+    for info in msgspec.structs.fields(Settings):
+        name = info.encode_name
+        text = environ.get(name) or from_file.get(name) or ""
+        if text.strip():
+            values[info.name] = _read(name, text.strip(), info.type)
+    settings = Settings(**values)
+    if settings.compression_after_days >= settings.retention_days:
+        raise errors.SettingInvalid(
+            f"COMPRESSION_AFTER_DAYS={settings.compression_after_days} is not allowed: it must be less than "
+            f"RETENTION_DAYS, which is {settings.retention_days}."
+        )
+    return settings
+
+
+def _read(name: str, text: str, kind: Any) -> Any:
+    if name == "DB_URL":
+        try:
+            return DatabaseUrl(text)
+        except ValueError:
+            raise errors.SettingInvalid(
+                f"DB_URL={_without_password(text)!r} is not allowed: it must be postgresql://user:password@host:port/database."
+            ) from None
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError:
+        raise errors.SettingInvalid(f"{name}={text!r} is not allowed: it must be {_allowed(kind)}.") from None
+
+
+def _without_password(text: str) -> str:
+    """The shape of a URL that could not be read. What might be a password is everything before the last @ but the user."""
+    head, at, tail = text.rpartition("@")
+    if not at:
+        return text.partition("?")[0]
+    scheme, separator, credentials = head.partition("://")
+    user = credentials.partition(":")[0] if separator else ""
+    return f"{scheme if separator else ''}{separator}{user}:***@{tail.partition('?')[0]}"
+
+
+def _allowed(kind: Any) -> str:
+    """`kind` in words: Annotated[int, Meta(ge=1, le=500)] is 'a whole number from 1 to 500'."""
+    arguments = get_args(kind)
+    bounds = next((a for a in arguments if isinstance(a, Meta)), None)
+    if bounds is None:  # Days | None
+        return _allowed(arguments[0])
+    noun = "a whole number" if arguments[0] is int else "a number"
+    if bounds.ge is not None:
+        return f"{noun} from {bounds.ge} to {bounds.le}"
+    return f"{noun} above {bounds.gt}, at most {bounds.le}"

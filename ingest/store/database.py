@@ -1,0 +1,234 @@
+"""The connection to the database: a pool of writers' connections, and a watch that says whether they can work.
+
+The watch is what makes recovery need no human: it looks once a second while something is wrong, and at once when a writer
+lost its connection.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import asyncpg
+
+from ingest import errors
+from ingest.events import STREAMS
+from ingest.settings import DatabaseUrl
+from ingest.store import editions, failures, files
+from ingest.store.editions import Facts
+
+logger = logging.getLogger(__name__)
+
+WATCH_SECONDS = 1.0
+PING_TIMEOUT_SECONDS = 2.0
+CLOSE_TIMEOUT_SECONDS = 5.0
+
+# asyncpg sends jsonb in binary as one version byte and the text (PostgreSQL source: jsonb_recv in jsonb.c).
+_JSONB_VERSION = b"\x01"
+
+
+class Database:
+    """One PostgreSQL database. `open` it before use; `close` it after."""
+
+    def __init__(
+        self, url: DatabaseUrl, *, connections_max: int, timeout_seconds: float, queue_timeout_seconds: float
+    ) -> None:
+        self.url = url
+        self._connections_max = connections_max
+        self._timeout_seconds = timeout_seconds
+        self._queue_timeout_seconds = queue_timeout_seconds
+        self._pool: asyncpg.Pool | None = None
+        self._facts: Facts | None = None
+        self._problem: errors.IngestError | None = errors.NotReady("The database was not reached yet.")
+        self._watcher: asyncio.Task[None] | None = None
+        self._look_now = asyncio.Event()
+        self._probe: asyncpg.Connection | None = None
+        self._probe_lock = asyncio.Lock()
+
+    @property
+    def facts(self) -> Facts | None:
+        """What the database is; None until it was reached once with the right schema."""
+        return self._facts
+
+    @property
+    def problem(self) -> errors.IngestError | None:
+        """Why nothing can be stored now; None while all is well as far as known."""
+        return self._problem
+
+    def check_ready(self) -> Facts:
+        """The facts. Raises errors.Unavailable, at once, where nothing can be stored now."""
+        if self._problem is None and self._facts is not None:
+            return self._facts
+        if isinstance(self._problem, errors.Unavailable):
+            raise self._problem
+        raise errors.NotReady("The service waits for its database to be set right.") from self._problem
+
+    async def open(self) -> None:
+        """Makes the pool and looks at the database once. A database that is away is waited for in the background.
+
+        Raises errors.SetupError where waiting would not help: a wrong password, a newer schema, another edition, a pooler
+        that can't be used. A schema that is behind is waited for.
+        """
+        self._pool = await asyncpg.create_pool(
+            self.url.reveal(),
+            min_size=0,
+            max_size=self._connections_max,
+            command_timeout=self._timeout_seconds,
+            init=self._prepare,
+            # The writers leave nothing behind that a reset would have to undo: it would cost a round trip a batch.
+            reset=_keep,
+            max_inactive_connection_lifetime=300,
+            timeout=min(self._timeout_seconds, 10),
+        )
+        try:
+            await self._look()
+        except errors.SetupError:
+            if not isinstance(self._problem, errors.SchemaBehind):
+                await self.close()
+                raise
+        self._watcher = asyncio.create_task(self._watch(), name="database-watch")
+
+    async def close(self) -> None:
+        """Ends the watch and closes all connections, by force if they are not free within CLOSE_TIMEOUT_SECONDS."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+            self._watcher = None
+        await self._drop_probe()
+        if self._pool is not None:
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                    await self._pool.close()
+            except TimeoutError:
+                self._pool.terminate()
+            self._pool = None
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        """A writer's connection, with its staging tables.
+
+        Raises errors.QueueFull if none is free in time, and whatever failures.translated() makes of the driver's errors.
+        """
+        assert self._pool is not None, "open() comes first"
+        with failures.translated():
+            try:
+                connection = await self._pool.acquire(timeout=self._queue_timeout_seconds)
+            except TimeoutError:
+                raise errors.QueueFull(
+                    f"No database connection was free within {self._queue_timeout_seconds:g} s (DB_POOL_SIZE is "
+                    f"{self._connections_max})."
+                ) from None
+        try:
+            with failures.translated():
+                yield connection
+        except (errors.DatabaseAway, errors.DatabaseRefused):
+            self._look_now.set()
+            raise
+        finally:
+            with failures.translated():
+                await self._pool.release(connection, timeout=self._timeout_seconds)
+
+    async def ping(self) -> bool:
+        """Whether the database answers, asked now, within PING_TIMEOUT_SECONDS."""
+        try:
+            await self._ask()
+        except (errors.IngestError, failures.Transient):
+            return False
+        return True
+
+    async def _ask(self) -> None:
+        """One round trip on a connection of its own, so that busy writers don't make the database look dead."""
+        async with self._probe_lock:
+            try:
+                with failures.translated():
+                    async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+                        if self._probe is None or self._probe.is_closed():
+                            self._probe = await asyncpg.connect(self.url.reveal(), timeout=PING_TIMEOUT_SECONDS)
+                        await self._probe.fetchval("SELECT 1")
+            except BaseException:
+                await self._drop_probe()
+                raise
+
+    async def _drop_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.terminate()
+            self._probe = None
+
+    async def _prepare(self, connection: asyncpg.Connection) -> None:
+        await connection.fetchrow(files.sql("load/session"), str(int(self._timeout_seconds * 1000)))
+        await connection.set_type_codec(
+            "jsonb",
+            schema="pg_catalog",
+            format="binary",
+            encoder=lambda text: _JSONB_VERSION + bytes(text),
+            decoder=lambda data: data[len(_JSONB_VERSION) :],
+        )
+        for stream in STREAMS:
+            await connection.execute(files.sql(f"load/{stream.name}.stage"))
+
+    async def _look(self) -> None:
+        """Finds out how things stand, once. Raises what is wrong, and keeps it as `problem`."""
+        try:
+            await self._ask()
+            if self._facts is None or self._problem is not None:
+                assert self._pool is not None
+                async with self.connection() as connection:
+                    await self._refuse_transaction_pooling(connection)
+                    self._facts = await editions.inspect(connection)
+        except errors.IngestError as problem:
+            if self._problem is None or str(problem) != str(self._problem):
+                logger.warning("Not ready: %s", problem)
+            self._problem = problem
+            if self._pool is not None:
+                await self._pool.expire_connections()
+            raise
+        if self._problem is not None:
+            logger.info("The database is ready: %s.", describe(self._facts))
+        self._problem = None
+
+    async def _refuse_transaction_pooling(self, connection: asyncpg.Connection) -> None:
+        """Where two open connections share one server process, a pooler hands out sessions by transaction.
+
+        Raises errors.PoolerUnsupported: the staging tables would be gone in the middle of the work.
+        """
+        mine = await connection.fetchval("SELECT pg_backend_pid()")
+        assert self._probe is not None
+        with failures.translated():
+            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+                others = await self._probe.fetchval("SELECT pg_backend_pid()")
+        if mine == others:
+            raise errors.PoolerUnsupported(
+                "Between the service and PostgreSQL stands a connection pooler in transaction mode, which drops the "
+                "staging tables. Connect to PostgreSQL itself, or set the pooler to session mode."
+            )
+
+    async def _watch(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_SECONDS if self._problem else None):
+                    await self._look_now.wait()
+            if self._look_now.is_set() and self._pool is not None:
+                # One connection was lost; its neighbours may be dead too, and would fail one batch each to find out.
+                await self._pool.expire_connections()
+            self._look_now.clear()
+            try:
+                await self._look()
+            except errors.IngestError:
+                continue
+            except Exception:
+                logger.exception("Looking at the database failed")
+                await asyncio.sleep(WATCH_SECONDS)
+
+
+def describe(facts: Facts | None) -> str:
+    """The database in a few words: 'PostgreSQL 15.8, TimescaleDB 2.18.2 (timescaledb)'."""
+    if facts is None:
+        return "unknown"
+    extension = f", TimescaleDB {facts.extension_version}" if facts.extension_version else ""
+    return f"PostgreSQL {facts.server_version}{extension} ({facts.edition})"
+
+
+async def _keep(_connection: asyncpg.Connection) -> None:
+    pass

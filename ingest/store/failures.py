@@ -1,0 +1,80 @@
+"""What the driver raises, in our words. The only place that knows SQLSTATEs.
+
+Source of the codes: PostgreSQL documentation, appendix A.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+import psycopg
+
+from ingest import errors
+
+# Nothing is wrong with the batch: the server is going, gone, coming, read-only, out of something, or too slow.
+AWAY_CLASSES = ("08", "53", "58")
+AWAY_STATES = frozenset({"57P01", "57P02", "57P03", "57P05", "57014", "25006", "25P03", "25P04", "55P03"})
+
+# The server understood and will say the same next time.
+REFUSED_CLASSES = ("28", "3D")
+REFUSED_STATES = frozenset({"42501"})
+
+# The same batch, tried again at once, may pass: deadlock, serialization, a partition or a ledger entry dropped meanwhile.
+TRANSIENT_CLASSES = ("40",)
+TRANSIENT_STATES = frozenset({"23503", "23514"})
+
+
+class Transient(Exception):
+    """Another transaction was in the way; nothing is stored, and trying again at once is right."""
+
+
+class RowsRefused(Exception):
+    """The server refused the data of some row (SQLSTATE class 22), and with it the whole statement."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns what asyncpg and psycopg raise into errors.DatabaseAway, errors.DatabaseRefused, Transient or RowsRefused.
+
+    What is left is a mistake of ours and goes on as it is.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise _translate(error, error.sqlstate, str(error)) from error
+    except psycopg.Error as error:
+        if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+            raise _unreachable(error) from error
+        raise _translate(error, error.sqlstate, str(error)) from error
+    except (asyncpg.InterfaceError, asyncio.TimeoutError, ConnectionError, OSError, EOFError) as error:
+        # A value that asyncpg itself can't encode is an InterfaceError and a ValueError; so is a bad connection URL.
+        if isinstance(error, asyncpg.ClientConfigurationError):
+            raise errors.DatabaseRefused(f"DB_URL can't be used: {error}.") from error
+        if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+            raise RowsRefused(str(error)) from error
+        raise _unreachable(error) from error
+
+
+def _translate(error: Exception, state: str | None, message: str) -> Exception:
+    state = state or ""
+    first_line = message.partition("\n")[0]
+    if state[:2] == "22":
+        return RowsRefused(first_line)
+    if state[:2] in TRANSIENT_CLASSES or state in TRANSIENT_STATES:
+        return Transient(first_line)
+    if state[:2] in REFUSED_CLASSES or state in REFUSED_STATES:
+        return errors.DatabaseRefused(f"The database refuses us: {first_line}.")
+    if state[:2] in AWAY_CLASSES or state in AWAY_STATES:
+        return errors.DatabaseAway(f"The database is not available: {first_line}.")
+    return error
+
+
+def _unreachable(error: BaseException) -> errors.IngestError:
+    words = str(error).strip().partition("\n")[0] or type(error).__name__
+    if "unsupported startup parameter" in words:
+        return errors.PoolerUnsupported(f"The connection pooler in front of the database refuses us: {words}.")
+    # libpq reports a refused login without a SQLSTATE.
+    if any(sign in words for sign in ("password authentication failed", "no password supplied", "does not exist")):
+        return errors.DatabaseRefused(f"The database refuses us: {words}.")
+    return errors.DatabaseAway(f"The database does not answer: {words}.")

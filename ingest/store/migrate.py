@@ -1,0 +1,127 @@
+"""The schema, brought up to date by yoyo: safe to run twice, from many starters at once, and after a kill in the middle.
+
+yoyo alone is none of these: its lock is a row that a killed run leaves behind, and it marks a migration as applied in another
+transaction than the migration's own. So an advisory lock is held around it, under which breaking the row is safe, and the
+migrations are written to run twice.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlencode
+
+import psycopg
+import yoyo
+from yoyo.backends import DatabaseBackend
+
+from ingest import errors
+from ingest.settings import DatabaseUrl
+from ingest.store import failures, files
+
+logger = logging.getLogger(__name__)
+
+LOCK_WAIT_SECONDS = 300
+CONNECT_TIMEOUT_SECONDS = 10
+AWAKE_POLL_SECONDS = 0.2
+
+
+def migrate(
+    url: DatabaseUrl,
+    *,
+    chunk_interval_hours: int,
+    wait_seconds: float = 0,
+    on_applied: Callable[[str], None] = lambda _name: None,
+) -> list[str]:
+    """Applies what the schema lacks and returns the names of the migrations applied; `on_applied` hears each at once.
+
+    `wait_seconds`: how long to wait for a database that does not answer yet.
+
+    Raises errors.SchemaTooNew if the schema has a migration that this program doesn't know, errors.DatabaseRefused if the
+    database refuses one, errors.DatabaseAway if it does not answer.
+    """
+    with failures.translated():
+        _await_server(url, wait_seconds)
+        with _locked(url), _backend(url, chunk_interval_hours) as backend:
+            applied = _apply(backend, on_applied)
+            _set_chunk_interval(url, chunk_interval_hours)
+    return applied
+
+
+def _apply(backend: DatabaseBackend, on_applied: Callable[[str], None]) -> list[str]:
+    backend.break_lock()  # whoever left it is dead: the living hold the advisory lock
+    migrations = yoyo.read_migrations(str(files.migrations()))
+    known = {migration.hash for migration in migrations}
+    if set(backend.get_applied_migration_hashes()) - known:
+        raise errors.SchemaTooNew(
+            "The database's schema is newer than this program: it has migrations that are not known here. "
+            "Run the newer release."
+        )
+    applied = []
+    with backend.lock():
+        for migration in backend.to_apply(migrations):
+            logger.info("Applying migration %s", migration.id)
+            try:
+                backend.apply_one(migration)
+            except psycopg.errors.RaiseException as error:
+                raise errors.DatabaseRefused(_one_line(error)) from error
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise errors.DatabaseRefused(
+                    f"Migration {migration.id} needs a right that this user lacks: {_one_line(error)}"
+                ) from error
+            applied.append(migration.id)
+            on_applied(migration.id)
+    return applied
+
+
+@contextmanager
+def _locked(url: DatabaseUrl) -> Iterator[None]:
+    """Holds the migrations' advisory lock; waits for it for at most LOCK_WAIT_SECONDS."""
+    with psycopg.connect(_with(url, options=f"-c lock_timeout={LOCK_WAIT_SECONDS}s"), autocommit=True) as connection:
+        connection.execute(files.sql("state/lock_migrations").encode())
+        connection.execute(files.sql("state/prepare_schema").encode())
+        yield
+
+
+@contextmanager
+def _backend(url: DatabaseUrl, chunk_interval_hours: int) -> Iterator[DatabaseBackend]:
+    """yoyo's own connection. Its tables stand in our schema: `public` may be closed to us."""
+    options = f"-c analytics.chunk_time_interval_hours={chunk_interval_hours}"
+    backend = yoyo.get_backend(
+        _with(url, schema="analytics, public", options=options).replace("postgresql://", "postgresql+psycopg://", 1)
+    )
+    try:
+        yield backend
+    finally:
+        backend.connection.close()
+
+
+def _set_chunk_interval(url: DatabaseUrl, hours: int) -> None:
+    with psycopg.connect(_with(url), autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
+        row = connection.execute(files.sql("state/edition").encode()).fetchone()
+        if row is not None and row[0] != "postgresql":
+            connection.execute(files.sql("state/set_chunk_interval").encode(), (hours,))
+
+
+def _await_server(url: DatabaseUrl, wait_seconds: float) -> None:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            with failures.translated(), psycopg.connect(_with(url)):
+                return
+        except errors.DatabaseAway:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(AWAKE_POLL_SECONDS)
+
+
+def _with(url: DatabaseUrl, **parameters: str) -> str:
+    text = url.reveal()
+    query = urlencode({"connect_timeout": str(CONNECT_TIMEOUT_SECONDS), **parameters})
+    # libpq takes no `+` for a space; urlencode writes one.
+    return f"{text}{'&' if '?' in text else '?'}{query.replace('+', '%20')}"
+
+
+def _one_line(error: psycopg.Error) -> str:
+    hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
+    return f"{error.diag.message_primary}.{hint}"

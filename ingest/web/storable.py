@@ -1,0 +1,78 @@
+"""Text and JSON that PostgreSQL can't hold: how it is found, and how it is mended on the way in.
+
+PostgreSQL's text and jsonb have no U+0000, no half of a surrogate pair, no number past `numeric` and no nesting past the
+server's stack. In a JSON body the first two can only stand as `\\uXXXX` escapes, so they are found and replaced there, before
+anything is decoded: msgspec refuses a lone surrogate, and with it the whole batch.
+"""
+
+import re
+
+# One escape at a time, from the left: only so is `\\ud83d` (an escaped backslash, then text) not taken for a surrogate.
+_ESCAPE = re.compile(
+    rb"\\(?:"
+    rb"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole pair
+    rb"|(?P<unstorable>u0000|u[dD][89a-fA-F][0-9a-fA-F]{2})"  # U+0000, or half a pair
+    rb"|(?P<replacement>u[fF]{3}[dD])"  # what the client itself replaced
+    rb"|."  # any other escape, and the backslash that escapes a backslash
+    rb")",
+    re.DOTALL,
+)
+
+# U+FFFD in two spellings: MARK is ours alone, because the client's own are respelled. All have the length of what they
+# replace.
+MARK = rb"\uFfFd"
+_PLAIN = rb"\ufffd"
+
+JSON_DEPTH_MAX = 200
+
+# An exponent of four digits, or a thousand digits in a row: past what we promise, and well within what numeric holds
+# (131072 digits before the point, 16383 after it).
+_LONG_NUMBER = re.compile(rb"[0-9][eE][-+]?[0-9]{4}|[0-9]{1000}")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def needs_mending(body: bytes | bytearray) -> bool:
+    """Whether the body may hold U+0000, which msgspec takes. (Half a surrogate pair it refuses by itself.)"""
+    return rb"\u0000" in body
+
+
+def mend(body: bytes | bytearray) -> bytes:
+    """The JSON text with U+FFFD, spelled as MARK, for every escape that PostgreSQL can't hold."""
+    if rb"\u" not in body:
+        return bytes(body)
+    return _ESCAPE.sub(_mend_one, body)
+
+
+def _mend_one(match: re.Match[bytes]) -> bytes:
+    if match.lastgroup == "unstorable":
+        return MARK
+    if match.lastgroup == "replacement":
+        return _PLAIN
+    return match[0]
+
+
+def was_mended(mended: bytes) -> bool:
+    """Whether `mend` changed something in this part of its result."""
+    return MARK in mended and any(match[0] == MARK for match in _ESCAPE.finditer(mended))
+
+
+def json_problem(text: bytes | memoryview) -> str | None:
+    """Why this JSON value, well-formed and mended, can't be stored as a jsonb object; None if it can."""
+    view = bytes(text)
+    if not view.startswith(b"{"):
+        return "Expected `object`"
+    if len(view) > 2 * JSON_DEPTH_MAX and _depth(view) > JSON_DEPTH_MAX:
+        return f"Nested deeper than {JSON_DEPTH_MAX} levels"
+    if _LONG_NUMBER.search(view) and _LONG_NUMBER.search(_STRING.sub(b'""', view)):
+        return "Holds a number of more than 999 digits, or with an exponent past 999"
+    return None
+
+
+def _depth(text: bytes) -> int:
+    if text.count(b"{") + text.count(b"[") <= JSON_DEPTH_MAX:
+        return 0  # too few brackets to be past the limit
+    depth = deepest = 0
+    for bracket in re.finditer(rb"[\[\]{}]", _STRING.sub(b'""', text)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest

@@ -1,0 +1,18 @@
+-- The staging table for message archives: one a connection, made when the connection is opened, emptied by every commit.
+--
+-- ord, is_repeat, fingerprint: as in usage_events.stage.sql.
+-- stored_at:   NULL where the client sent none. The fingerprint is over what was sent, so that a batch without stored_at,
+--              sent again later, is a duplicate and no conflict.
+CREATE TEMPORARY TABLE IF NOT EXISTS staged_message_archives (
+    ord           integer NOT NULL,
+    is_repeat     boolean NOT NULL,
+    event_id      uuid    NOT NULL,
+    user_id       text    NOT NULL,
+    service       text    NOT NULL,
+    prompt_full   text,
+    response_full text,
+    stored_at     timestamptz,
+    fingerprint   bigint  GENERATED ALWAYS AS (
+        hash_record_extended(ROW (user_id, service, prompt_full, response_full, stored_at), 0)
+    ) STORED
+) ON COMMIT DELETE ROWS

@@ -1,0 +1,11 @@
+-- Settings of a writer's connection, made once when it is opened. They are set here and not as start-up parameters, because
+-- a pooler such as PgBouncer refuses parameters that it doesn't know.
+--
+-- $1 text: statement_timeout in milliseconds. The driver gives up at the same time, but only the server frees the locks.
+--
+-- synchronous_commit: what an answer calls accepted is on disk, whatever the server's default is.
+-- timezone:           bounds and times are written in UTC.
+SELECT set_config('synchronous_commit', 'on', false),
+       set_config('timezone', 'UTC', false),
+       set_config('statement_timeout', $1, false),
+       set_config('idle_in_transaction_session_timeout', $1, false)
