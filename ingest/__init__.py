@@ -1,4 +1,4 @@
-"""llm-analytics-ingest: takes LLM usage events in bulk and puts them into PostgreSQL with TimescaleDB, each once, for good."""
+"""llm-analytics-ingest: LLM usage events in bulk into PostgreSQL with TimescaleDB, each once, for good."""
 
 from importlib.metadata import version
 

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
-import msgspec
 from msgspec import Meta, Raw, Struct
 
 INT4_MAX = 2**31 - 1

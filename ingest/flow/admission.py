@@ -30,15 +30,16 @@ class Admission:
         """Closes the door: what is inside goes on, nothing more comes in."""
         self._draining = True
 
-    def reserve(self) -> "Reservation":
-        """An empty reservation for one request, to be used as a context manager.
-
-        Raises errors.Draining while the process stops, errors.QueueFull while nothing more fits.
-        """
+    def check_open(self) -> None:
+        """Raises errors.Draining while the process stops, errors.QueueFull while nothing more fits."""
         if self._draining:
             raise errors.Draining("The service is stopping and takes no more batches.")
         if self._bytes_held >= self._bytes_max:
             raise self._full()
+
+    def reserve(self) -> "Reservation":
+        """An empty reservation for one request, to be used as a context manager. Raises as `check_open`."""
+        self.check_open()
         return Reservation(self)
 
     def grow(self, bytes_more: int) -> None:

@@ -38,6 +38,10 @@ class Stored(Struct, frozen=True):
 class BatchStore(Protocol):
     """Stores batches."""
 
+    def check_ready(self) -> None:
+        """Raises errors.Unavailable, at once, where it is known that nothing can be stored now."""
+        ...
+
     async def store(self, stream: Stream, items: Sequence[Any], *, strict: bool) -> Stored:
         """Stores the items in one transaction and returns when they are on disk.
 

@@ -1,6 +1,7 @@
 """From a batch to its verdict: what is known to be wrong is not sent to the database, the rest is, once."""
 
 from ingest import verdict
+from ingest.flow.admission import Admission, Reservation
 from ingest.flow.batch import Batch, BatchStore
 from ingest.verdict import Verdict
 
@@ -8,8 +9,19 @@ from ingest.verdict import Verdict
 class Intake:
     """Takes batches of both streams."""
 
-    def __init__(self, store: BatchStore) -> None:
+    def __init__(self, store: BatchStore, admission: Admission) -> None:
         self._store = store
+        self._admission = admission
+
+    def check_open(self) -> None:
+        """Raises errors.Unavailable, at once, while nothing can be taken."""
+        self._admission.check_open()
+        self._store.check_ready()
+
+    def admit(self) -> Reservation:
+        """Room for one request, to be entered before its body is read. Raises errors.Unavailable while there is none."""
+        self._store.check_ready()
+        return self._admission.reserve()
 
     async def take(self, batch: Batch) -> Verdict:
         """Stores what is valid in the batch and says what became of every item; it returns after the commit.

@@ -56,6 +56,16 @@ class Database:
         """Why nothing can be stored now; None while all is well as far as known."""
         return self._problem
 
+    def describe(self) -> dict[str, Any]:
+        """What the database is, for people; the same members whether it was reached yet or not."""
+        facts = self._facts
+        return {
+            "edition": facts.edition.value if facts else None,
+            "server_version": facts.server_version if facts else None,
+            "timescaledb_version": facts.extension_version if facts else None,
+            "cannot": list(facts.edition.missing) if facts else [],
+        }
+
     def check_ready(self) -> Facts:
         """The facts. Raises errors.Unavailable, at once, where nothing can be stored now."""
         if self._problem is None and self._facts is not None:

@@ -62,8 +62,7 @@ async def inspect(connection: asyncpg.Connection) -> Facts:
         )
     if missing := known - applied:
         raise errors.SchemaBehind(
-            f"The database's schema is behind: {len(missing)} of {len(known)} migrations are missing. "
-            "Run `ingest migrate`."
+            f"The database's schema is behind: {len(missing)} of {len(known)} migrations are missing. Run `ingest migrate`."
         )
     edition = await connection.fetchrow(files.sql("state/edition"))
     if edition is None or edition["recorded"] != edition["detected"]:

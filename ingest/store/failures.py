@@ -3,7 +3,6 @@
 Source of the codes: PostgreSQL documentation, appendix A.
 """
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -47,7 +46,7 @@ def translated() -> Iterator[None]:
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
             raise _unreachable(error) from error
         raise _translate(error, error.sqlstate, str(error)) from error
-    except (asyncpg.InterfaceError, asyncio.TimeoutError, ConnectionError, OSError, EOFError) as error:
+    except (TimeoutError, asyncpg.InterfaceError, ConnectionError, OSError, EOFError) as error:
         # A value that asyncpg itself can't encode is an InterfaceError and a ValueError; so is a bad connection URL.
         if isinstance(error, asyncpg.ClientConfigurationError):
             raise errors.DatabaseRefused(f"DB_URL can't be used: {error}.") from error

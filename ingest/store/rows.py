@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from ingest.events import MESSAGE_ARCHIVES, NO_JSON, USAGE_EVENTS, MessageArchive, Raw, Stream, UsageEvent
+from msgspec import Raw
+
+from ingest.events import MESSAGE_ARCHIVES, NO_JSON, USAGE_EVENTS, MessageArchive, Stream, UsageEvent
 
 Row = tuple[Any, ...]
 

@@ -144,8 +144,7 @@ async def _load(connection: asyncpg.Connection, stream: Stream, now: datetime) -
     if not left:
         return {}
     judged: Mapping[int, Outcome] = {
-        row["ord"]: Outcome(row["outcome"])
-        for row in await connection.fetch(files.sql(f"load/{stream.name}.judge"), left)
+        row["ord"]: Outcome(row["outcome"]) for row in await connection.fetch(files.sql(f"load/{stream.name}.judge"), left)
     }
     if len(judged) < len(left):
         raise failures.Transient("a ledger entry that was in the way was pruned meanwhile")

@@ -49,9 +49,7 @@ def decode(
     if whole is not None:
         good = _all_good(stream, whole, window)
         if good:
-            return Batch(
-                stream=stream, received=len(whole), items=whole, indices=range(len(whole)), strict=strict
-            )
+            return Batch(stream=stream, received=len(whole), items=whole, indices=range(len(whole)), strict=strict)
     return _decode_each(stream, body, media, window, items_max, strict)
 
 
@@ -99,9 +97,7 @@ def _too_many(items_max: int) -> errors.LimitExceeded:
     return errors.LimitExceeded("MAX_BULK_SIZE", items_max, items_max + 1, "items")
 
 
-def _decode_whole(
-    stream: Stream, body: bytes | bytearray, media: Media, items_max: int
-) -> list[Any] | None:
+def _decode_whole(stream: Stream, body: bytes | bytearray, media: Media, items_max: int) -> list[Any] | None:
     """All items at once, or None if that can't be done."""
     if storable.needs_mending(body):
         return None

@@ -71,7 +71,7 @@ class Gzip:
             self._member_begun = True
             try:
                 piece = self._member.decompress(data, PIECE_BYTES)
-            except isal_zlib.error as error:
+            except isal_zlib.error as error:  # type: ignore[misc] # a class, though its stub says otherwise
                 raise errors.BodyUnreadable(f"The body is no gzip stream: {error}.") from None
             if self._member.eof:
                 data = self._member.unused_data
@@ -112,7 +112,7 @@ class Deflate:
                 raise errors.BodyUnreadable("Behind the deflate stream there is more data.")
             try:
                 piece = self._stream.decompress(data, PIECE_BYTES)
-            except isal_zlib.error as error:
+            except isal_zlib.error as error:  # type: ignore[misc] # a class, though its stub says otherwise
                 raise errors.BodyUnreadable(f"The body is no deflate stream: {error}.") from None
             data = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
             if piece:

@@ -37,9 +37,7 @@ class Rejected(Exception):
 
     def at(self, index: int, text: bytes | memoryview) -> Rejection:
         """The rejection of the item with this text at this place."""
-        return Rejection(
-            index=index, event_id=_event_id(text), code=self.code, field=self.field, message=self.message
-        )
+        return Rejection(index=index, event_id=_event_id(text), code=self.code, field=self.field, message=self.message)
 
 
 def read(stream: Stream, text: bytes) -> tuple[Any, bool]:

