@@ -74,7 +74,6 @@ def _migrate(_options: argparse.Namespace, chosen: Settings) -> int:
             url,
             chunk_interval_hours=chosen.chunk_interval_hours,
             wait_seconds=EMBEDDED_WAIT_SECONDS if chosen.db_url is None else 0,
-            on_applied=lambda name: print(f"applied {name}"),
         )
     print(f"{len(applied)} migrations applied." if applied else "The schema is up to date.")
     return 0

@@ -7,7 +7,7 @@ migrations are written to run twice.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlencode
 
@@ -31,9 +31,8 @@ def migrate(
     *,
     chunk_interval_hours: int,
     wait_seconds: float = 0,
-    on_applied: Callable[[str], None] = lambda _name: None,
 ) -> list[str]:
-    """Applies what the schema lacks and returns the names of the migrations applied; `on_applied` hears each at once.
+    """Applies what the schema lacks and returns the names of the migrations applied.
 
     `wait_seconds`: how long to wait for a database that does not answer yet.
 
@@ -43,12 +42,12 @@ def migrate(
     with failures.translated():
         _await_server(url, wait_seconds)
         with _locked(url), _backend(url, chunk_interval_hours) as backend:
-            applied = _apply(backend, on_applied)
+            applied = _apply(backend)
             _set_chunk_interval(url, chunk_interval_hours)
     return applied
 
 
-def _apply(backend: DatabaseBackend, on_applied: Callable[[str], None]) -> list[str]:
+def _apply(backend: DatabaseBackend) -> list[str]:
     backend.break_lock()  # whoever left it is dead: the living hold the advisory lock
     migrations = yoyo.read_migrations(str(files.migrations()))
     known = {migration.hash for migration in migrations}
@@ -70,7 +69,6 @@ def _apply(backend: DatabaseBackend, on_applied: Callable[[str], None]) -> list[
                     f"Migration {migration.id} needs a right that this user lacks: {_one_line(error)}"
                 ) from error
             applied.append(migration.id)
-            on_applied(migration.id)
     return applied
 
 

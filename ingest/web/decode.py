@@ -44,22 +44,10 @@ def decode(
 
     Raises errors.BodyUnreadable if the envelope can't be read, errors.LimitExceeded past `items_max` items.
     """
-    _check_utf8(body)
     whole = _decode_whole(stream, body, media, items_max)
-    if whole is not None:
-        good = _all_good(stream, whole, window)
-        if good:
-            return Batch(stream=stream, received=len(whole), items=whole, indices=range(len(whole)), strict=strict)
+    if whole is not None and _all_good(stream, whole, window):
+        return Batch(stream=stream, received=len(whole), items=whole, indices=range(len(whole)), strict=strict)
     return _decode_each(stream, body, media, window, items_max, strict)
-
-
-def _check_utf8(body: bytes | bytearray) -> None:
-    """Of the text in values that are skipped or kept raw, msgspec checks everything but this."""
-    if not body.isascii():
-        try:
-            body.decode()
-        except UnicodeDecodeError as error:
-            raise errors.BodyUnreadable(f"The body is not UTF-8: {error.reason} at byte {error.start}.") from None
 
 
 # --- the fast path ----------------------------------------------------------------------------------------------------
@@ -110,15 +98,15 @@ def _decode_whole(stream: Stream, body: bytes | bytearray, media: Media, items_m
             envelope = _envelope_decoder(stream, items_max).decode(body)
             return _present(envelope.items, UNSET, items_max)
         return _present(_array_decoder(stream, items_max).decode(body), UNSET, items_max)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def _all_good(stream: Stream, whole: Sequence[Any], window: Window) -> bool:
-    """Whether the rules that the structs can't express hold for all items."""
+    """Whether the rules that the structs can't express surely hold for all items."""
     if stream.item is UsageEvent:
-        return window.holds_all([event.event_time for event in whole]) and all(
-            event.extra is NO_JSON or items.has_storable_extra(event) for event in whole
+        return window.holds_all([event.event_time for event in whole]) and storable.surely_storable(
+            [bytes(event.extra) for event in whole if event.extra is not NO_JSON]
         )
     return window.holds_all([archive.stored_at for archive in whole if archive.stored_at is not None])
 
@@ -126,9 +114,17 @@ def _all_good(stream: Stream, whole: Sequence[Any], window: Window) -> bool:
 # --- the slow path ----------------------------------------------------------------------------------------------------
 
 
+def _check_utf8(body: bytes | bytearray) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise errors.BodyUnreadable(f"The body is not UTF-8: {error.reason} at byte {error.start}.") from None
+
+
 def _decode_each(
     stream: Stream, body: bytes | bytearray, media: Media, window: Window, items_max: int, strict: bool
 ) -> Batch:
+    _check_utf8(body)
     texts = _split(stream, storable.mend(body), media, items_max)
     good: list[Any] = []
     indices: list[int] = []

@@ -66,13 +66,16 @@ def check(stream: Stream, item: Any, window: Window) -> None:
         raise Rejected("too_old", stream.time_field, f"Older than what is kept: before {_utc(window.oldest)}.")
     if time is not None and time > window.newest:
         raise Rejected("in_future", stream.time_field, f"In the future: after {_utc(window.newest)}.")
-    if isinstance(item, UsageEvent) and not has_storable_extra(item):
-        raise Rejected("invalid_field", "extra", f"{storable.json_problem(item.extra)}.")
+    if isinstance(item, UsageEvent) and (problem := extra_problem(item)):
+        raise Rejected("invalid_field", "extra", f"{problem}.")
 
 
-def has_storable_extra(event: UsageEvent) -> bool:
-    """Whether `extra` is absent, null, or an object that jsonb can hold."""
-    return event.extra is NO_JSON or bytes(event.extra) == b"null" or storable.json_problem(event.extra) is None
+def extra_problem(event: UsageEvent) -> str | None:
+    """Why `extra` can't be stored; None if it can, is null, or is absent."""
+    if event.extra is NO_JSON:
+        return None
+    text = bytes(event.extra)
+    return None if text == b"null" else storable.json_problem(text)
 
 
 def _decode(stream: Stream, text: bytes) -> Any:
@@ -91,9 +94,9 @@ def _decode_keeping_unknown(text: bytes) -> UsageEvent:
     members = msgspec.json.decode(text, type=dict[str, Raw])
     known = {name: members.pop(name) for name in UsageEvent.__struct_fields__ if name in members}
     event = msgspec.json.decode(msgspec.json.encode(known), type=UsageEvent)
-    has_extra = event.extra is not NO_JSON and bytes(event.extra) != b"null"
-    if has_extra and (problem := storable.json_problem(event.extra)):
+    if problem := extra_problem(event):
         raise Rejected("invalid_field", "extra", f"{problem}.")
+    has_extra = event.extra is not NO_JSON and bytes(event.extra) != b"null"
     extra = msgspec.json.decode(event.extra, type=dict[str, Raw]) if has_extra else {}
     for name, value in members.items():
         kept_as = name

@@ -27,7 +27,9 @@ JSON_DEPTH_MAX = 200
 
 # An exponent of four digits, or a thousand digits in a row: past what we promise, and well within what numeric holds
 # (131072 digits before the point, 16383 after it).
-_LONG_NUMBER = re.compile(rb"[0-9][eE][-+]?[0-9]{4}|[0-9]{1000}")
+DIGITS_MAX = 999
+_LONG_EXPONENT = re.compile(rb"[eE][-+]?[0-9]{4}")
+_LONG_DIGITS = re.compile(rb"[0-9]{1000}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -56,16 +58,38 @@ def was_mended(mended: bytes) -> bool:
     return MARK in mended and any(match[0] == MARK for match in _ESCAPE.finditer(mended))
 
 
-def json_problem(text: bytes | memoryview) -> str | None:
+def json_problem(text: bytes) -> str | None:
     """Why this JSON value, well-formed and mended, can't be stored as a jsonb object; None if it can."""
-    view = bytes(text)
-    if not view.startswith(b"{"):
+    if not text.startswith(b"{"):
         return "Expected `object`"
-    if len(view) > 2 * JSON_DEPTH_MAX and _depth(view) > JSON_DEPTH_MAX:
+    if len(text) > 2 * JSON_DEPTH_MAX and _depth(text) > JSON_DEPTH_MAX:
         return f"Nested deeper than {JSON_DEPTH_MAX} levels"
-    if _LONG_NUMBER.search(view) and _LONG_NUMBER.search(_STRING.sub(b'""', view)):
-        return "Holds a number of more than 999 digits, or with an exponent past 999"
+    if _may_hold_long_number(text) and _may_hold_long_number(_STRING.sub(b'""', text)):
+        return f"Holds a number of more than {DIGITS_MAX} digits, or with an exponent past {DIGITS_MAX}"
     return None
+
+
+def surely_storable(texts: list[bytes]) -> bool:
+    """Whether all of these well-formed JSON values are null, or objects that jsonb can hold, with one look at them together.
+
+    False means no more than that each must be looked at by itself. (Together: 0.2 µs a value; one by one: 2 µs.)
+    """
+    together = b"\n".join(texts)
+    if _LONG_EXPONENT.search(together) is not None:
+        return False
+    try:
+        together.decode()  # msgspec checks this where it makes a `str`, but not in what it keeps raw
+    except UnicodeDecodeError:
+        return False
+    return all(
+        (len(text) <= 2 * JSON_DEPTH_MAX and text.startswith(b"{")) or text == b"null" or json_problem(text) is None
+        for text in texts
+    )
+
+
+def _may_hold_long_number(text: bytes) -> bool:
+    """Whether there is one; strings that look like one count too."""
+    return _LONG_EXPONENT.search(text) is not None or (len(text) > DIGITS_MAX and _LONG_DIGITS.search(text) is not None)
 
 
 def _depth(text: bytes) -> int:

@@ -1,0 +1,116 @@
+"""Databases for the tests: every server that can be had here, a migrated template on each, a copy of it per test."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import pytest
+import pytest_asyncio
+
+from ingest.settings import DatabaseUrl
+from ingest.store import migrate
+from ingest.store.database import Database
+from ingest.store.writer import BatchWriter
+from tests import servers
+from tests.servers import Server
+from tests.service import RunningService, started
+
+# So that two runs on one server (TEST_DB_URL) don't meet.
+RUN = f"ingest_test_{os.getpid()}"
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session", params=list(servers.SERVERS))
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Every test that needs a database runs on each server; one that can't be had is skipped with its reason."""
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(servers.SERVERS[request.param]())
+        except servers.Unavailable as reason:
+            pytest.skip(str(reason))
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(server: Server) -> Iterator[str]:
+    """A database that is migrated and closed, to be copied."""
+    name = f"{RUN}_template"
+    servers.execute(server.admin, f"CREATE DATABASE {name}")
+    migrate.migrate(server.url_of(name), chunk_interval_hours=24)
+    # Nobody may be connected to a template while it is copied; TimescaleDB's scheduler would be.
+    servers.execute(server.admin, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false", _disconnect(name))
+    yield name
+    servers.execute(server.admin, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_database(server: Server) -> Iterator[DatabaseUrl]:
+    """A database without our schema."""
+    with _database(server, template=None) as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(server: Server, template: str) -> Iterator[DatabaseUrl]:
+    """A migrated database of this test's own."""
+    with _database(server, template) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared_database_url(server: Server, template: str) -> Iterator[DatabaseUrl]:
+    """A migrated database for all tests of a module."""
+    with _database(server, template) as url:
+        yield url
+
+
+@pytest.fixture
+def service(database_url: DatabaseUrl) -> Iterator[RunningService]:
+    """The service as a process of its own, on this test's database."""
+    with started({"DB_URL": database_url.reveal()}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_service(shared_database_url: DatabaseUrl) -> Iterator[RunningService]:
+    """One service for all tests of a module, which must not mind one another's rows."""
+    with started({"DB_URL": shared_database_url.reveal()}) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def database(database_url: DatabaseUrl) -> AsyncIterator[Database]:
+    """The opened store of this test's database."""
+    opened = Database(database_url, connections_max=8, timeout_seconds=30, queue_timeout_seconds=20)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def writer(database: Database) -> BatchWriter:
+    """A writer on this test's database."""
+    return BatchWriter(database, chunk_interval=timedelta(hours=24))
+
+
+@pytest.fixture
+def now() -> datetime:
+    """The time, in whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+@contextmanager
+def _database(server: Server, template: str | None) -> Iterator[DatabaseUrl]:
+    name = f"{RUN}_{next(_numbers)}"
+    servers.execute(server.admin, f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+    try:
+        yield server.url_of(name)
+    finally:
+        servers.execute(server.admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _disconnect(name: str) -> str:
+    return f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
