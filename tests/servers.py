@@ -163,7 +163,9 @@ def _run(*command: object, user: str | None) -> None:
     words = [str(word) for word in command]
     # Into files and not pipes: the server would inherit them and keep them open.
     with tempfile.TemporaryFile("w+") as output:
-        done = subprocess.run(words, user=user, group=user, extra_groups=[] if user else None, cwd="/", stdout=output, stderr=output)
+        done = subprocess.run(
+            words, user=user, group=user, extra_groups=[] if user else None, cwd="/", stdout=output, stderr=output
+        )
         if done.returncode:
             output.seek(0)
             raise RuntimeError(f"{' '.join(words)} failed:\n{output.read()}")

@@ -31,9 +31,7 @@ class RunningService:
     client: httpx.Client
     log: Path
 
-    def post(
-        self, content: object, path: str = REQUESTS, *, headers: Mapping[str, str] | None = None
-    ) -> httpx.Response:
+    def post(self, content: object, path: str = REQUESTS, *, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """Sends items as gzipped JSON; bytes go as they are, labelled as plain JSON unless `headers` says otherwise."""
         if isinstance(content, bytes):
             body, labels = content, {"Content-Type": "application/json"}
@@ -83,7 +81,12 @@ def started(settings: Mapping[str, str]) -> Iterator[RunningService]:
         log = Path(folder) / "output"
         with log.open("w") as output:
             process = subprocess.Popen(
-                command("serve", "--port", "0"), env=environment(settings), cwd=folder, stdout=output, stderr=output, text=True
+                command("serve", "--port", "0"),
+                env=environment(settings),
+                cwd=folder,
+                stdout=output,
+                stderr=output,
+                text=True,
             )
         try:
             with httpx.Client(base_url=_await_address(process, log), timeout=60) as client:

@@ -93,10 +93,11 @@ class Database:
         )
         try:
             await self._look()
+        except (errors.Unavailable, errors.SchemaBehind) as problem:
+            logger.warning("Not ready: %s", problem)  # and waited for
         except errors.SetupError:
-            if not isinstance(self._problem, errors.SchemaBehind):
-                await self.close()
-                raise
+            await self.close()
+            raise
         self._watcher = asyncio.create_task(self._watch(), name="database-watch")
 
     async def close(self) -> None:
@@ -188,7 +189,7 @@ class Database:
                     await self._refuse_transaction_pooling(connection)
                     self._facts = await editions.inspect(connection)
         except errors.IngestError as problem:
-            if self._problem is None or str(problem) != str(self._problem):
+            if self._watcher is not None and str(problem) != str(self._problem):
                 logger.warning("Not ready: %s", problem)
             self._problem = problem
             if self._pool is not None:

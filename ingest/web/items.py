@@ -46,9 +46,11 @@ def read(stream: Stream, text: bytes) -> tuple[Any, bool]:
     Raises Rejected.
     """
     try:
-        item = _decode(stream, text)
-    except msgspec.ValidationError as error:
-        raise _rejected(error) from None
+        try:
+            item = _decode(stream, text)
+        except msgspec.ValidationError as error:
+            msgspec.json.decode(text, type=Raw)  # what is no JSON at all is called that, wherever the first fault stood
+            raise _rejected(error) from None
     except msgspec.DecodeError as error:
         raise Rejected("invalid_json", None, f"{error}.") from None
     except RecursionError:

@@ -151,7 +151,8 @@ async def test_an_archive_without_stored_at_sent_again_later_is_a_duplicate(
     assert again.outcomes == {0: Outcome.DUPLICATE, 1: Outcome.CONFLICT}
     [(in_table, in_ledger)] = servers.query(
         database_url,
-        "SELECT a.stored_at, i.stored_at FROM analytics.message_archives a JOIN analytics.message_archive_ids i USING (event_id)",
+        "SELECT a.stored_at, i.stored_at"
+        " FROM analytics.message_archives a JOIN analytics.message_archive_ids i USING (event_id)",
     )
     assert in_table == in_ledger
     assert isinstance(in_table, datetime)
@@ -233,7 +234,9 @@ async def test_a_partition_that_was_dropped_is_made_again(
     if database.check_ready().edition is not Edition.POSTGRESQL:
         pytest.skip("TimescaleDB makes its chunks itself")
     await writer.store(USAGE_EVENTS, [event(event_time=now)], strict=False)
-    [(partition,)] = servers.query(database_url, "SELECT partition_name FROM analytics.partitions WHERE table_name = 'usage_events'")
+    [(partition,)] = servers.query(
+        database_url, "SELECT partition_name FROM analytics.partitions WHERE table_name = 'usage_events'"
+    )
     servers.execute(database_url, f"DROP TABLE analytics.{partition}")
 
     assert (await writer.store(USAGE_EVENTS, [event(event_time=now)], strict=False)).outcomes == {}
@@ -251,7 +254,9 @@ async def test_a_narrower_interval_fits_in_between_wider_partitions(
 
     await wide.store(USAGE_EVENTS, [event(event_time=noon)], strict=False)
     await narrow.store(USAGE_EVENTS, [event(event_time=noon - timedelta(hours=h)) for h in range(0, 100, 3)], strict=False)
-    await wide_again.store(USAGE_EVENTS, [event(event_time=noon - timedelta(hours=h)) for h in range(0, 300, 7)], strict=False)
+    await wide_again.store(
+        USAGE_EVENTS, [event(event_time=noon - timedelta(hours=h)) for h in range(0, 300, 7)], strict=False
+    )
 
     ranges = servers.query(
         database_url,
@@ -321,7 +326,8 @@ async def test_no_free_connection_in_time_is_a_full_queue(database_url: Database
 
 async def test_a_commit_waits_for_the_disk_whatever_the_server_defaults_to(database_url: DatabaseUrl) -> None:
     servers.execute(
-        database_url, f"ALTER DATABASE {database_url.reveal().partition('?')[0].rpartition('/')[2]} SET synchronous_commit = off"
+        database_url,
+        f"ALTER DATABASE {database_url.reveal().partition('?')[0].rpartition('/')[2]} SET synchronous_commit = off",
     )
     opened = Database(database_url, connections_max=1, timeout_seconds=30, queue_timeout_seconds=5)
     await opened.open()

@@ -1,0 +1,201 @@
+"""Starting, waiting, stopping: the service as an operator meets it."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from ingest.settings import DatabaseUrl
+from ingest.store import embedded, migrate
+from tests import servers
+from tests.samples import wire_event
+from tests.service import REQUESTS, RunningService, command, environment, started
+
+
+def test_health_live_and_ready_on_a_working_service(shared_service: RunningService) -> None:
+    health = shared_service.client.get("/healthz")
+    assert health.status_code == 200
+    assert health.json().keys() == {"status", "database", "timestamp"}
+    assert (health.json()["status"], health.json()["database"]) == ("healthy", True)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", health.json()["timestamp"])
+    assert shared_service.client.get("/livez").status_code == 200
+    assert shared_service.client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_service_cleanly(service: RunningService, number: signal.Signals) -> None:
+    service.verdict([wire_event()])
+
+    assert service.stop(number) == 0
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_a_schema_that_is_behind_is_not_ready_until_it_is_migrated(empty_database: DatabaseUrl) -> None:
+    with started({"DB_URL": empty_database.reveal()}) as service:
+        ready = service.client.get("/readyz")
+        refused = service.post([wire_event()])
+
+        assert (ready.status_code, ready.json()["reason"]) == (503, "not_ready")
+        assert refused.status_code == 503
+        assert 1 <= int(refused.headers["Retry-After"]) <= 3
+        assert service.client.get("/livez").status_code == 200
+        assert service.client.get("/healthz").status_code == 200
+        assert "Run `ingest migrate`" in service.log.read_text()
+
+        migrate.migrate(empty_database, chunk_interval_hours=24)
+
+        _await_ready(service)
+        assert service.verdict([wire_event()])["accepted"] == 1
+
+
+def test_a_database_that_comes_late_or_goes_away_needs_no_human(tmp_path: Path) -> None:
+    # Where the socket of the embedded server will be, is known only when it runs.
+    with embedded.running(tmp_path) as server:
+        migrate.migrate(server.url, chunk_interval_hours=24, wait_seconds=60)
+        url = server.url
+    with started({"DB_URL": url.reveal()}) as service:
+        assert service.client.get("/livez").status_code == 200
+        assert (service.client.get("/readyz").status_code, service.client.get("/healthz").status_code) == (503, 503)
+        assert service.client.get("/healthz").json()["status"] == "unhealthy"
+        assert service.post([wire_event()]).status_code == 503
+        for _ in range(2):
+            with embedded.running(tmp_path):
+                _await_ready(service)
+                assert service.verdict([wire_event()])["accepted"] == 1
+            gone = service.post([wire_event()])
+            assert (gone.status_code, gone.headers["Content-Type"]) == (503, "application/problem+json")
+            assert str(tmp_path) not in gone.text
+            assert service.client.get("/readyz").status_code == 503
+            assert service.client.get("/healthz").status_code == 503
+
+
+def test_without_db_url_a_postgresql_of_its_own_runs_and_keeps_its_data(tmp_path: Path) -> None:
+    event = wire_event()
+    settings = {"INGEST_DATA_DIR": str(tmp_path / "data")}
+    with started(settings) as service:
+        said = service.log.read_text()
+        assert f"PostgreSQL  embedded, data in {tmp_path / 'data'}" in said
+        assert "curl" in said
+        assert service.client.get("/").json()["database"]["edition"] == "postgresql"
+        assert service.verdict([event])["accepted"] == 1
+
+        assert service.stop(signal.SIGINT) == 0
+        assert not _postgres_in(tmp_path)
+
+    with started(settings) as service:
+        assert service.verdict([event])["duplicates"] == 1
+        service.process.kill()  # leaves the database behind, running
+        service.process.wait()
+
+    with started(settings) as service:
+        assert service.verdict([event])["duplicates"] == 1
+        assert service.stop() == 0
+        assert not _postgres_in(tmp_path)
+
+
+def test_the_first_batch_that_the_service_suggests_works_as_it_stands(service: RunningService) -> None:
+    said = service.log.read_text()
+    suggestion = said[said.index("Send a first batch:") :].partition("\n")[2]
+
+    done = subprocess.run(["bash", "-c", suggestion], capture_output=True, text=True, check=True)
+
+    assert json.loads(done.stdout)["accepted"] == 1
+
+
+SETUP_ERRORS = {
+    "a bad number": (
+        {"DB_POOL_SIZE": "many"},
+        "ingest: DB_POOL_SIZE='many' is not allowed: it must be a whole number from 1 to 500.",
+    ),
+    "no such database": ({"DB_URL": "{server}/no_such_database"}, "ingest: The database refuses us: .*does not exist"),
+    "no such scheme": ({"DB_URL": "mysql://root:hunter2@db/x"}, r"ingest: DB_URL='mysql://root:\*\*\*@db/x' is not allowed"),
+}
+
+
+@pytest.mark.parametrize("case", SETUP_ERRORS)
+def test_a_mistake_in_the_set_up_is_one_line(server: servers.Server, tmp_path: Path, case: str) -> None:
+    settings, expected = SETUP_ERRORS[case]
+    url = server.url_of("no_such_database").reveal()
+    settings = {name: url if value.startswith("{server}") else value for name, value in settings.items()}
+
+    done = subprocess.run(
+        command("serve", "--port", "0"), env=environment(settings), cwd=tmp_path, capture_output=True, text=True
+    )
+
+    assert done.returncode == 1
+    assert re.match(expected, done.stderr), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "hunter2" not in done.stderr + done.stdout
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            command("serve", "--port", str(port)), env=environment({}), cwd=tmp_path, capture_output=True, text=True
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == f"ingest: Can't listen on 127.0.0.1:{port}: Address already in use. Choose another --port.\n"
+
+
+def test_settings_come_from_dotenv_too(database_url: DatabaseUrl, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"DB_URL={database_url.reveal()}\nMAX_BULK_SIZE=5000000\n")
+
+    done = subprocess.run(command("serve"), env=environment({}), cwd=tmp_path, capture_output=True, text=True)
+
+    assert done.stderr == "ingest: MAX_BULK_SIZE='5000000' is not allowed: it must be a whole number from 1 to 100000.\n"
+
+
+def test_a_body_that_stalls_is_408(database_url: DatabaseUrl) -> None:
+    with started({"DB_URL": database_url.reveal(), "BODY_TIMEOUT_SECONDS": "0.3"}) as service:
+        address = (service.client.base_url.host, service.client.base_url.port or 0)
+        with socket.create_connection(address, timeout=10) as slow:
+            slow.sendall(
+                f"POST {REQUESTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n".encode()
+                + b"Content-Length: 100\r\n\r\n["
+            )
+            answer = b""
+            while chunk := slow.recv(65536):
+                answer += chunk
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"body_timeout"' in answer
+        assert service.verdict([wire_event()])["accepted"] == 1
+
+
+def test_more_than_may_be_in_flight_is_503(database_url: DatabaseUrl) -> None:
+    with started({"DB_URL": database_url.reveal(), "MAX_INFLIGHT_BYTES": str(1024 * 1024)}) as service:
+        big = service.post([wire_event(prompt="x" * 2_000_000)])
+
+        assert (big.status_code, big.json()["code"]) == (503, "queue_full")
+        assert 1 <= int(big.headers["Retry-After"]) <= 3
+        assert service.verdict([wire_event()])["accepted"] == 1
+
+
+def _await_ready(service: RunningService) -> None:
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            if service.client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < deadline, service.log.read_text()
+        time.sleep(0.1)
+
+
+def _postgres_in(folder: Path) -> list[str]:
+    return [
+        " ".join(process.info["cmdline"] or [])
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "postgres" and str(folder) in " ".join(process.info["cmdline"] or [])
+    ]
