@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 import uuid
 import zlib
 from collections.abc import Callable
@@ -14,10 +15,14 @@ from isal import igzip
 
 from benchmarks.generate import Generator
 from ingest.settings import DatabaseUrl
-from ingest.web.inflate import zstd
 from tests import servers
 from tests.samples import wire_archive, wire_event
 from tests.service import ARCHIVES, RunningService
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 ALL_ACCEPTED = {"duplicates": 0, "conflicts": 0, "rejected": 0, "sanitized": 0, "errors": [], "errors_truncated": False}
 

@@ -126,9 +126,9 @@ async def test_another_edition_than_recorded_is_refused(database_url: DatabaseUr
 async def test_a_schema_that_is_behind_is_waited_for(empty_database: DatabaseUrl) -> None:
     database = await opened(empty_database)
     try:
-        assert isinstance(database.problem, errors.SchemaBehind)
-        with pytest.raises(errors.NotReady):
+        with pytest.raises(errors.NotReady) as refused:
             database.check_ready()
+        assert isinstance(refused.value.__cause__, errors.SchemaBehind)
 
         migrate.migrate(empty_database, chunk_interval_hours=24)
 

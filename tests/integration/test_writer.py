@@ -380,11 +380,10 @@ async def test_what_passes_the_rules_never_makes_the_database_refuse(
     stored = await writer.store(USAGE_EVENTS, batch, strict=False)
 
     assert Outcome.UNSTORABLE not in stored.outcomes.values()
-    found = dict(
-        servers.query(  # type: ignore[arg-type]
-            database_url,
-            "SELECT event_id, prompt FROM analytics.usage_events WHERE event_id = ANY (%s)",
-            [item.event_id for item in batch],
-        )
+    rows = servers.query(
+        database_url,
+        "SELECT event_id, prompt FROM analytics.usage_events WHERE event_id = ANY (%s)",
+        [item.event_id for item in batch],
     )
+    found = dict(rows)  # type: ignore[arg-type] # rows of two
     assert all(found[item.event_id] == item.prompt for k, item in enumerate(batch) if k not in stored.outcomes)

@@ -253,9 +253,7 @@ def test_the_program_merges_traces(tmp_path: Path, capsys: pytest.CaptureFixture
     assert len({event["event_id"] for event in events}) == 8
 
 
-def test_the_program_adds_nothing_to_the_batches_of_another_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_program_adds_nothing_to_the_batches_of_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "--count", "1", "--out", str(tmp_path))
     with pytest.raises(SystemExit):
         run(capsys, "--count", "1", "--out", str(tmp_path))

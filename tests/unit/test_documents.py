@@ -1,0 +1,50 @@
+"""What the documents say is what the program does."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ingest.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def variables() -> dict[str, Any]:
+    """Every variable with its default."""
+    return {info.encode_name: info.default for info in msgspec.structs.fields(Settings)}
+
+
+def test_the_readme_has_every_setting_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*?) \|", README, re.MULTILINE))
+
+    assert rows.keys() == variables().keys()
+    for name, default in variables().items():
+        if default is not None:
+            assert rows[name] == str(default), name
+
+
+def test_the_example_of_env_has_every_setting_with_its_default() -> None:
+    lines = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+
+    assert lines.keys() == variables().keys() | {"POSTGRES_PASSWORD"}
+    for name, default in variables().items():
+        if default is not None:
+            assert lines[name] == str(default), name
+
+
+def test_every_sql_file_begins_with_a_comment() -> None:
+    files = [*ROOT.glob("sql/**/*.sql"), *ROOT.glob("migrations/*.sql")]
+
+    assert len(files) > 15
+    assert [path.name for path in files if not path.read_text().startswith("-- ")] == []
+
+
+def test_every_parameter_of_a_statement_is_explained() -> None:
+    for path in [*ROOT.glob("sql/load/*.sql"), *ROOT.glob("sql/state/*.sql")]:
+        comments = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("--"))
+        statement = path.read_text().removeprefix(comments)
+        explained = set(re.findall(r"^-- (\$\d)", comments, re.MULTILINE))
+        assert explained == set(re.findall(r"(?<!\$)\$\d", statement)), path.name
