@@ -18,7 +18,7 @@ def variables() -> dict[str, Any]:
 
 
 def test_the_readme_has_every_setting_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*?) \|", README, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ?([^|]*?) ?\|", README, re.MULTILINE))
 
     assert rows.keys() == variables().keys()
     for name, default in variables().items():
