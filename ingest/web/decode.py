@@ -103,9 +103,9 @@ def _decode_whole(stream: Stream, body: bytes | bytearray, media: Media, items_m
 
 
 def _all_good(stream: Stream, whole: Sequence[Any], window: Window) -> bool:
-    """Whether the rules that the structs can't express surely hold for all items."""
+    """Whether the rules that the structs can't express hold for all items."""
     if stream.item is UsageEvent:
-        return window.holds_all([event.event_time for event in whole]) and storable.surely_storable(
+        return window.holds_all([event.event_time for event in whole]) and storable.all_storable(
             [bytes(event.extra) for event in whole if event.extra is not NO_JSON]
         )
     return window.holds_all([archive.stored_at for archive in whole if archive.stored_at is not None])
