@@ -24,6 +24,10 @@ TRANSIENT_CLASSES = ("40",)
 TRANSIENT_STATES = frozenset({"23503", "23514"})
 
 
+# A prepared statement that we didn't make, or that is gone: the server process is not ours alone.
+POOLED_STATES = frozenset({"42P05", "26000"})
+
+
 class Transient(Exception):
     """Another transaction was in the way; nothing is stored, and trying again at once is right."""
 
@@ -34,7 +38,8 @@ class RowsRefused(Exception):
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns what asyncpg and psycopg raise into errors.DatabaseAway, errors.DatabaseRefused, Transient or RowsRefused.
+    """Turns what asyncpg and psycopg raise into errors.DatabaseAway, errors.DatabaseRefused,
+    errors.PoolerUnsupported, Transient or RowsRefused.
 
     What is left is a mistake of ours and goes on as it is.
     """
@@ -62,6 +67,11 @@ def _translate(error: Exception, state: str | None, message: str) -> Exception:
         return RowsRefused(first_line)
     if state[:2] in TRANSIENT_CLASSES or state in TRANSIENT_STATES:
         return Transient(first_line)
+    if state in POOLED_STATES:
+        return errors.PoolerUnsupported(
+            "Between the service and PostgreSQL stands a connection pooler that gives our sessions to others. Connect to "
+            "PostgreSQL itself, or set the pooler to session mode and restart it."
+        )
     if state[:2] in REFUSED_CLASSES or state in REFUSED_STATES:
         return errors.DatabaseRefused(f"The database refuses us: {first_line}.")
     if state[:2] in AWAY_CLASSES or state in AWAY_STATES:

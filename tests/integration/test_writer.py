@@ -385,5 +385,5 @@ async def test_what_passes_the_rules_never_makes_the_database_refuse(
         "SELECT event_id, prompt FROM analytics.usage_events WHERE event_id = ANY (%s)",
         [item.event_id for item in batch],
     )
-    found = dict(rows)  # type: ignore[arg-type] # rows of two
+    found = {row[0]: row[1] for row in rows}
     assert all(found[item.event_id] == item.prompt for k, item in enumerate(batch) if k not in stored.outcomes)

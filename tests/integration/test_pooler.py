@@ -1,0 +1,91 @@
+"""PgBouncer between the service and PostgreSQL: said at the start where it can't work, and no trouble where it can."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from ingest import errors
+from ingest.events import USAGE_EVENTS
+from ingest.settings import DatabaseUrl
+from ingest.store.database import Database
+from ingest.store.writer import BatchWriter
+from tests import servers
+from tests.samples import event
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that another user may read, as pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="ingest-pgbouncer-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+# PgBouncer does not run as root.
+UNPRIVILEGED = "nobody" if os.geteuid() == 0 else None
+
+
+@contextmanager
+def pgbouncer(database: DatabaseUrl, pool_mode: str, folder: Path) -> Iterator[DatabaseUrl]:
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed")
+    port = servers.free_port()
+    config = folder / "pgbouncer.ini"
+    with psycopg.connect(database.reveal()) as direct:
+        target = direct.info
+        if target.host.startswith("/"):
+            pytest.skip("the server listens on a socket in a folder that PgBouncer's user can't enter")
+        config.write_text(
+            f"""[databases]
+pooled = host={target.host} port={target.port} dbname={target.dbname} user={target.user}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = {pool_mode}
+"""
+        )
+        url = DatabaseUrl(f"postgresql://{target.user}@127.0.0.1:{port}/pooled")
+    process = subprocess.Popen([program, "-q", config], user=UNPRIVILEGED, cwd="/")
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                psycopg.connect(url.reveal()).close()
+                break
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def test_transaction_mode_is_refused_at_the_start(database_url: DatabaseUrl, shared_folder: Path) -> None:
+    with pgbouncer(database_url, "transaction", shared_folder) as url:
+        database = Database(url, connections_max=4, timeout_seconds=10, queue_timeout_seconds=5)
+        with pytest.raises(errors.PoolerUnsupported, match="session mode"):
+            await database.open()
+
+
+async def test_session_mode_works(database_url: DatabaseUrl, shared_folder: Path) -> None:
+    with pgbouncer(database_url, "session", shared_folder) as url:
+        database = Database(url, connections_max=4, timeout_seconds=10, queue_timeout_seconds=5)
+        await database.open()
+        try:
+            writer = BatchWriter(database, chunk_interval=timedelta(hours=24))
+            assert (await writer.store(USAGE_EVENTS, [event()], strict=False)).outcomes == {}
+        finally:
+            await database.close()
