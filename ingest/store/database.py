@@ -45,6 +45,7 @@ class Database:
         self._look_now = asyncio.Event()
         self._probe: asyncpg.Connection | None = None
         self._probe_lock = asyncio.Lock()
+        self._ping: asyncio.Task[bool] | None = None
 
     @property
     def facts(self) -> Facts | None:
@@ -142,10 +143,15 @@ class Database:
                 await self._pool.release(connection, timeout=self._timeout_seconds)
 
     async def ping(self) -> bool:
-        """Whether the database answers, asked now, within PING_TIMEOUT_SECONDS."""
+        """Whether the database answers, asked now, within PING_TIMEOUT_SECONDS. Who asks meanwhile gets the same answer."""
+        if self._ping is None or self._ping.done():
+            self._ping = asyncio.create_task(self._answers(), name="database-ping")
+        return await asyncio.shield(self._ping)
+
+    async def _answers(self) -> bool:
         try:
             await self._ask()
-        except (errors.IngestError, failures.Transient):
+        except Exception:  # noqa: BLE001 - whatever it is: no answer
             return False
         return True
 

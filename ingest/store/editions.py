@@ -1,6 +1,5 @@
 """Which database this is, whether its schema is the one we need, and what its edition can't do."""
 
-from datetime import datetime
 from enum import StrEnum
 
 import asyncpg
@@ -34,13 +33,6 @@ class Facts(Struct, frozen=True):
     server_version: str
     extension_version: str | None
     """TimescaleDB's; None without it."""
-
-
-class Range(Struct, frozen=True):
-    """A span of time, `lower` included, `upper` not."""
-
-    lower: datetime
-    upper: datetime
 
 
 async def inspect(connection: asyncpg.Connection) -> Facts:

@@ -4,9 +4,16 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 import asyncpg
+from msgspec import Struct
 
 from ingest.store import files
-from ingest.store.editions import Range
+
+
+class Range(Struct, frozen=True):
+    """A span of time, `lower` included, `upper` not."""
+
+    lower: datetime
+    upper: datetime
 
 
 class Partitions:

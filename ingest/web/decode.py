@@ -91,15 +91,22 @@ def _decode_whole(stream: Stream, body: bytes | bytearray, media: Media, items_m
         return None
     try:
         if media is Media.NDJSON:
-            if body.count(b"\n") >= items_max:  # perhaps too many, if they are not blank
-                _split_lines(body, items_max)
-            return _line_decoder(stream).decode_lines(body)
-        if body.lstrip()[:1] == b"{":
-            envelope = _envelope_decoder(stream, items_max).decode(body)
-            return _present(envelope.items, UNSET, items_max)
-        return _present(_array_decoder(stream, items_max).decode(body), UNSET, items_max)
+            return _decode_lines(stream, body, items_max)
+        if body.lstrip()[:1] != b"{":
+            return _present(_array_decoder(stream, items_max).decode(body), UNSET, items_max)
+        try:
+            return _present(_envelope_decoder(stream, items_max).decode(body).items, UNSET, items_max)
+        except msgspec.DecodeError:  # one item, or NDJSON under another name; many lines may be a pretty envelope
+            return _decode_lines(stream, body, items_max) if body.count(b"\n") < items_max else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _decode_lines(stream: Stream, body: bytes | bytearray, items_max: int) -> list[Any]:
+    if body.count(b"\n") >= items_max:  # perhaps too many, if they are not blank
+        _split_lines(body, items_max)
+    whole: list[Any] = _line_decoder(stream).decode_lines(body)
+    return whole
 
 
 def _all_good(stream: Stream, whole: Sequence[Any], window: Window) -> bool:

@@ -25,8 +25,8 @@ _PLAIN = rb"\ufffd"
 
 JSON_DEPTH_MAX = 200
 
-# An exponent of four digits on what may be a number and not a part of a word, or a thousand digits in a row: past what we promise, and well within what numeric holds
-# (131072 digits before the point, 16383 after it).
+# An exponent of four digits on what may be a number and is no part of a word, or a thousand digits in a row: past what we
+# promise, and well within what numeric holds (131072 digits before the point, 16383 after it).
 DIGITS_MAX = 999
 _LONG_EXPONENT = re.compile(rb"[:\[,\s]-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]{4}")
 _LONG_DIGITS = re.compile(rb"[0-9]{1000}")
