@@ -215,9 +215,7 @@ class Population:
     """The users, services and sentences of the company whose calls these are."""
 
     def __init__(self, random: Random) -> None:
-        services = {
-            team: _with_others(random, SERVICES[rank % len(SERVICES)], SERVICES) for rank, team in enumerate(TEAMS)
-        }
+        services = {team: _with_others(random, SERVICES[rank % len(SERVICES)], SERVICES) for rank, team in enumerate(TEAMS)}
         teams = random.choices(TEAMS, _zipf(len(TEAMS), 1.0), k=USERS)
         self.users = [User(f"usr_{random.getrandbits(48):012x}", team, services[team]) for team in teams]
         self.user_weights = list(accumulate(_zipf(USERS, 0.8)))
@@ -535,12 +533,8 @@ def _write(events: Iterator[dict[str, Any]], folder: Path, *, batch_items: int, 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.generate", description="Writes gzip batches of usage events."
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="made if it isn't there; must hold no batch"
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.generate", description="Writes gzip batches of usage events.")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="made if it isn't there; must hold no batch")
     parser.add_argument(
         "--count", type=int, metavar="N", help=f"events (default: {COUNT_DEFAULT}; of a trace, the first N or all)"
     )

@@ -5,6 +5,7 @@ compares the two.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -37,8 +38,15 @@ class DatabaseUrl:
         scheme, separator, rest = text.strip().partition("://")
         if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
             raise ValueError("not a postgresql:// URL")
+        # A password with one of / ? # @ that is not percent-encoded moves the parts, and would be shown as a host or a path.
+        authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+        if "@" in rest[len(authority) :] or "#" in rest or authority.count("@") > 1:
+            raise ValueError("a password must be percent-encoded")
         self._url = f"postgresql://{rest}"
-        _ = urlsplit(self._url).port  # raises ValueError where the port is no number
+        try:
+            _ = urlsplit(self._url).port
+        except ValueError:
+            raise ValueError("no such host or port") from None  # without urllib's words, which quote it
 
     def reveal(self) -> str:
         """The URL as the driver needs it, password and all."""
@@ -48,6 +56,7 @@ class DatabaseUrl:
         parts = urlsplit(self._url)
         user = f"{parts.username}:***@" if parts.password else f"{parts.username}@" if parts.username else ""
         host = parts.hostname or ""
+        host = f"[{host}]" if ":" in host else host
         port = f":{parts.port}" if parts.port else ""
         return f"postgresql://{user}{host}{port}{parts.path}"
 
@@ -98,21 +107,34 @@ def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -
     allowed.
     """
     environ = os.environ if environ is None else environ
-    path = Path(".env") if dotenv is None else dotenv
-    from_file = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    from_file = _read_file(Path(".env") if dotenv is None else dotenv)
     values: dict[str, Any] = {}
     for info in msgspec.structs.fields(Settings):
         name = info.encode_name
-        text = environ.get(name) or from_file.get(name) or ""
-        if text.strip():
-            values[info.name] = _read(name, text.strip(), info.type)
+        text = environ.get(name, "").strip() or (from_file.get(name) or "").strip()
+        if text:
+            values[info.name] = _read(name, text, info.type)
     settings = Settings(**values)
     if settings.compression_after_days >= settings.retention_days:
         raise errors.SettingInvalid(
             f"COMPRESSION_AFTER_DAYS={settings.compression_after_days} is not allowed: it must be less than "
             f"RETENTION_DAYS, which is {settings.retention_days}."
         )
+    if settings.body_bytes_max > settings.inflight_bytes_max:
+        raise errors.SettingInvalid(
+            f"MAX_BODY_SIZE={settings.body_bytes_max} is not allowed: it must be at most MAX_INFLIGHT_BYTES, which is "
+            f"{settings.inflight_bytes_max}."
+        )
     return settings
+
+
+def _read_file(path: Path) -> Mapping[str, str | None]:
+    if not path.is_file():
+        return {}
+    try:
+        return dotenv_values(path, interpolate=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.SettingInvalid(f"{path} can't be read: {type(error).__name__}. It must be UTF-8 text.") from None
 
 
 def _read(name: str, text: str, kind: Any) -> Any:
@@ -121,7 +143,8 @@ def _read(name: str, text: str, kind: Any) -> Any:
             return DatabaseUrl(text)
         except ValueError:
             raise errors.SettingInvalid(
-                f"DB_URL={_without_password(text)!r} is not allowed: it must be postgresql://user:password@host:port/database."
+                f"DB_URL={_scheme_of(text)!r} is not allowed: it must be postgresql://user:password@host:port/database, "
+                "a password percent-encoded."
             ) from None
     try:
         return msgspec.convert(text, kind, strict=False)
@@ -129,14 +152,10 @@ def _read(name: str, text: str, kind: Any) -> Any:
         raise errors.SettingInvalid(f"{name}={text!r} is not allowed: it must be {_allowed(kind)}.") from None
 
 
-def _without_password(text: str) -> str:
-    """The shape of a URL that could not be read. What might be a password is everything before the last @ but the user."""
-    head, at, tail = text.rpartition("@")
-    if not at:
-        return text.partition("?")[0]
-    scheme, separator, credentials = head.partition("://")
-    user = credentials.partition(":")[0] if separator else ""
-    return f"{scheme if separator else ''}{separator}{user}:***@{tail.partition('?')[0]}"
+def _scheme_of(text: str) -> str:
+    """What may be shown of a URL that could not be read: anything behind the scheme may be a password, or part of one."""
+    scheme = re.match(r"[a-z][a-z0-9+.-]*://", text)
+    return f"{scheme[0] if scheme else ''}…"
 
 
 def _allowed(kind: Any) -> str:

@@ -89,10 +89,13 @@ def _decode_whole(stream: Stream, body: bytes | bytearray, media: Media, items_m
     """All items at once, or None if that can't be done."""
     if storable.needs_mending(body):
         return None
+    is_enveloped = media is Media.JSON and body.lstrip()[:1] == b"{"
+    if is_enveloped or not stream.keeps_unknown:
+        _check_utf8(body)  # msgspec does where it makes a `str`, but not in what it skips
     try:
         if media is Media.NDJSON:
             return _decode_lines(stream, body, items_max)
-        if body.lstrip()[:1] != b"{":
+        if not is_enveloped:
             return _present(_array_decoder(stream, items_max).decode(body), UNSET, items_max)
         try:
             return _present(_envelope_decoder(stream, items_max).decode(body).items, UNSET, items_max)
@@ -122,6 +125,8 @@ def _all_good(stream: Stream, whole: Sequence[Any], window: Window) -> bool:
 
 
 def _check_utf8(body: bytes | bytearray) -> None:
+    if body.isascii():
+        return
     try:
         body.decode()
     except UnicodeDecodeError as error:

@@ -1,5 +1,7 @@
 """What a request says about itself: its media type and its preferences."""
 
+from urllib.request import parse_http_list
+
 from starlette.requests import Request
 
 from ingest import errors
@@ -22,7 +24,7 @@ def is_strict(request: Request) -> bool:
 
     The first mention of `handling` counts (section 2).
     """
-    for preference in ",".join(request.headers.getlist("prefer")).split(","):
+    for preference in parse_http_list(",".join(request.headers.getlist("prefer"))):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "handling":
             return value.strip().strip('"').lower() == "strict"

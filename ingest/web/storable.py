@@ -7,18 +7,17 @@ anything is decoded: msgspec refuses a lone surrogate, and with it the whole bat
 
 import re
 
-# One escape at a time, from the left: only so is `\\ud83d` (an escaped backslash, then text) not taken for a surrogate.
-_ESCAPE = re.compile(
-    rb"\\(?:"
-    rb"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole pair
-    rb"|(?P<unstorable>u0000|u[dD][89a-fA-F][0-9a-fA-F]{2})"  # U+0000, or half a pair
-    rb"|(?P<replacement>u[fF]{3}[dD])"  # what the client itself replaced
-    rb"|."  # any other escape, and the backslash that escapes a backslash
-    rb")",
-    re.DOTALL,
+# A suspect is what it seems only where its backslash is not escaped itself: `\\\\ud83d` is a backslash, then text.
+_SUSPECT = re.compile(
+    rb"\\u(?:"
+    rb"(?P<pair>[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?P<replacement>[fF]{3}[dD])"  # what the client itself replaced
+    rb"|0000|[dD][89a-fA-F][0-9a-fA-F]{2}"  # U+0000, or half a pair
+    rb")"
 )
+_ESCAPE_BYTES = len(rb"\uXXXX")
 
-# U+FFFD in two spellings: MARK is ours alone, because the client's own are respelled. All have the length of what they
+# U+FFFD in two spellings: MARK is ours alone, because the client's own are respelled. Both have the length of what they
 # replace.
 MARK = rb"\uFfFd"
 _PLAIN = rb"\ufffd"
@@ -30,7 +29,7 @@ JSON_DEPTH_MAX = 200
 DIGITS_MAX = 999
 _LONG_EXPONENT = re.compile(rb"[:\[,\s]-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]{4}")
 _LONG_DIGITS = re.compile(rb"[0-9]{1000}")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)  # possessive: no way back is kept for a string of 60 MiB
 
 
 def needs_mending(body: bytes | bytearray) -> bool:
@@ -42,20 +41,37 @@ def mend(body: bytes | bytearray) -> bytes:
     """The JSON text with U+FFFD, spelled as MARK, for every escape that PostgreSQL can't hold."""
     if rb"\u" not in body:
         return bytes(body)
-    return _ESCAPE.sub(_mend_one, body)
-
-
-def _mend_one(match: re.Match[bytes]) -> bytes:
-    if match.lastgroup == "unstorable":
-        return MARK
-    if match.lastgroup == "replacement":
-        return _PLAIN
-    return match[0]
+    mended = bytearray(body)
+    position = 0
+    # In place and one by one: re.sub would keep an object for every match of a body that may have millions.
+    while suspect := _SUSPECT.search(mended, position):
+        start = suspect.start()
+        if _is_escaped(mended, start):
+            position = start + 1
+        elif suspect["pair"]:
+            position = suspect.end()
+        else:
+            position = start + _ESCAPE_BYTES
+            mended[start:position] = _PLAIN if suspect["replacement"] else MARK
+    return bytes(mended)
 
 
 def was_mended(mended: bytes) -> bool:
     """Whether `mend` changed something in this part of its result."""
-    return MARK in mended and any(match[0] == MARK for match in _ESCAPE.finditer(mended))
+    position = mended.find(MARK)
+    while position >= 0:
+        if not _is_escaped(mended, position):
+            return True
+        position = mended.find(MARK, position + 1)
+    return False
+
+
+def _is_escaped(text: bytes | bytearray, position: int) -> bool:
+    """Whether the backslash at this position is itself behind an odd number of backslashes."""
+    first = position
+    while first > 0 and text[first - 1] == 0x5C:
+        first -= 1
+    return (position - first) % 2 == 1
 
 
 def json_problem(text: bytes) -> str | None:

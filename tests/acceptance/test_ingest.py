@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from isal import igzip
 
 from benchmarks.generate import Generator
 from ingest.settings import DatabaseUrl
@@ -76,7 +75,7 @@ ARRAY = json.dumps(EVENTS).encode()
 LINES = b"".join(json.dumps(event).encode() + b"\n" for event in EVENTS)
 CODINGS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
-    "x-gzip": igzip.compress,
+    "x-gzip": gzip.compress,
     "GZIP": lambda body: gzip.compress(body[:50]) + gzip.compress(body[50:]),
     "zstd": zstd.compress,
     "deflate": zlib.compress,

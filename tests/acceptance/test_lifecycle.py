@@ -115,7 +115,10 @@ SETUP_ERRORS = {
         "ingest: DB_POOL_SIZE='many' is not allowed: it must be a whole number from 1 to 500.",
     ),
     "no such database": ({"DB_URL": "{server}/no_such_database"}, "ingest: The database refuses us: .*does not exist"),
-    "no such scheme": ({"DB_URL": "mysql://root:hunter2@db/x"}, r"ingest: DB_URL='mysql://root:\*\*\*@db/x' is not allowed"),
+    "no such scheme": (
+        {"DB_URL": "mysql://root:hunter2@db/x"},
+        "ingest: DB_URL='mysql://…' is not allowed: it must be postgresql://",
+    ),
 }
 
 
@@ -173,7 +176,13 @@ def test_a_body_that_stalls_is_408(database_url: DatabaseUrl) -> None:
 
 
 def test_more_than_may_be_in_flight_is_503(database_url: DatabaseUrl) -> None:
-    with started({"DB_URL": database_url.reveal(), "MAX_INFLIGHT_BYTES": str(1024 * 1024)}) as service:
+    with started(
+        {
+            "DB_URL": database_url.reveal(),
+            "MAX_INFLIGHT_BYTES": str(1024 * 1024),
+            "MAX_BODY_SIZE": str(1024 * 1024),
+        }
+    ) as service:
         big = service.post([wire_event(prompt="x" * 2_000_000)])
 
         assert (big.status_code, big.json()["code"]) == (503, "queue_full")

@@ -1,0 +1,29 @@
+# The service as a container image: docker build --tag llm-analytics-ingest .
+# It holds no database: DB_URL says where that is. `docker compose up` brings both.
+
+ARG BASE_IMAGE=python:3.13-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+WORKDIR /src
+COPY . .
+# pip has done its work then and leaves: nothing is installed in an image that runs.
+RUN python3 -m venv /opt/ingest \
+    && /opt/ingest/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /dist . \
+    && /opt/ingest/bin/pip install --no-cache-dir /dist/*.whl \
+    && /opt/ingest/bin/pip uninstall --yes pip
+
+FROM ${BASE_IMAGE}
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ingest
+COPY --from=build /opt/ingest /opt/ingest
+# Unbuffered, so that what the program says is in the log when it says it.
+ENV PATH=/opt/ingest/bin:$PATH PYTHONUNBUFFERED=1
+# By number, because Kubernetes' runAsNonRoot can't look a name up.
+USER 10001:10001
+EXPOSE 8000
+# Liveness, not readiness: a service that waits for its database is not ill. The empty ProxyHandler keeps a proxy that the
+# environment names out of a connection to ourselves.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 CMD ["python3", "-c", "\
+from urllib.request import ProxyHandler, build_opener; \
+build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/livez', timeout=3)"]
+ENTRYPOINT ["ingest"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]
