@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -15,7 +16,7 @@ from ingest.flow.intake import Intake
 from ingest.settings import DatabaseUrl, Settings
 from ingest.store.database import Database
 from ingest.store.writer import BatchWriter
-from ingest.web import problems
+from ingest.web import openapi, problems
 from ingest.web.body import BodyLimits
 from ingest.web.health import Health
 from ingest.web.ingestion import BatchLimits, BulkEndpoint
@@ -76,8 +77,13 @@ class Service:
             Route("/healthz", health.healthz),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
+            *openapi.routes(_shown_limits(settings), BULK_PATHS, _now),
         ]
-        return RequestIds(Starlette(routes=routes, exception_handlers={HTTPException: problems.http_exception}))
+        return Starlette(
+            routes=routes,
+            middleware=[Middleware(RequestIds)],
+            exception_handlers={HTTPException: problems.http_exception},
+        )
 
 
 def _shown_limits(settings: Settings) -> dict[str, int]:

@@ -7,7 +7,7 @@ import asyncio
 from contextlib import suppress
 
 from msgspec import Struct
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from ingest import errors
 from ingest.flow.admission import Reservation
@@ -19,6 +19,10 @@ LINGER_SECONDS = 2.0
 
 # Inflating is quick and blocks the event loop: after so many bytes others get their turn.
 YIELD_BYTES = 1024 * 1024
+
+
+# Enough for any size there is; int() itself refuses very many digits.
+_LENGTH_DIGITS = 19
 
 
 class BodyLimits(Struct, frozen=True):
@@ -44,23 +48,14 @@ async def read(request: Request, limits: BodyLimits, reservation: Reservation) -
         ("MAX_BODY_SIZE", limits.body_bytes_max) if is_plain else ("MAX_GZIP_SIZE", limits.compressed_bytes_max)
     )
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > wire_max:
-        raise errors.LimitExceeded(wire_name, wire_max, int(announced), "bytes")
+    if announced.isdecimal() and int(announced[:_LENGTH_DIGITS]) > wire_max:
+        raise errors.LimitExceeded(wire_name, wire_max, int(announced[:_LENGTH_DIGITS]), "bytes")
 
     body = bytearray()
     wire_bytes = 0
     yield_at = YIELD_BYTES
-    chunks = request.stream()
-    while True:
-        try:
-            async with asyncio.timeout(limits.timeout_seconds):
-                chunk = await anext(chunks, None)
-        except TimeoutError:
-            raise errors.BodyTimeout(f"Nothing more of the body came for {limits.timeout_seconds:g} s.") from None
-        except ClientDisconnect:
-            raise errors.ClientGone("The client hung up before its body was whole.") from None
-        if chunk is None:
-            break
+    while not is_whole(request):
+        chunk = await _next_chunk(request, limits.timeout_seconds)
         wire_bytes += len(chunk)
         if wire_bytes > wire_max:
             raise errors.LimitExceeded(wire_name, wire_max, wire_bytes, "bytes")
@@ -76,9 +71,27 @@ async def read(request: Request, limits: BodyLimits, reservation: Reservation) -
     return body
 
 
+async def _next_chunk(request: Request, timeout_seconds: float) -> bytes:
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            message = await request.receive()
+    except TimeoutError:
+        raise errors.BodyTimeout(f"Nothing more of the body came for {timeout_seconds:g} s.") from None
+    if message["type"] == "http.disconnect":
+        raise errors.ClientGone("The client hung up before its body was whole.")
+    request.state.body_is_whole = not message.get("more_body", False)
+    chunk: bytes = message.get("body", b"")
+    return chunk
+
+
+def is_whole(request: Request) -> bool:
+    """Whether all of the body was read."""
+    return getattr(request.state, "body_is_whole", False)
+
+
 async def linger(request: Request) -> None:
     """Throws away what the client still sends, until it is done, gone, or LINGER_SECONDS are over."""
-    with suppress(TimeoutError):
+    with suppress(TimeoutError, errors.ClientGone):
         async with asyncio.timeout(LINGER_SECONDS):
-            while (message := await request.receive())["type"] != "http.disconnect" and message.get("more_body"):
-                pass
+            while not is_whole(request):
+                await _next_chunk(request, LINGER_SECONDS)

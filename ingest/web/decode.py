@@ -106,10 +106,9 @@ def _decode_whole(stream: Stream, body: bytes | bytearray, media: Media, items_m
 
 
 def _decode_lines(stream: Stream, body: bytes | bytearray, items_max: int) -> list[Any]:
-    if body.count(b"\n") >= items_max:  # perhaps too many, if they are not blank
-        _split_lines(body, items_max)
-    whole: list[Any] = _line_decoder(stream).decode_lines(body)
-    return whole
+    # Not msgspec's decode_lines: it takes several values on one line, and one value on several lines.
+    one = _line_decoder(stream)
+    return [one.decode(line) for line in _split_lines(body, items_max)]
 
 
 def _all_good(stream: Stream, whole: Sequence[Any], window: Window) -> bool:
@@ -205,6 +204,7 @@ def _split_array(body: bytes | Raw, items_max: int) -> list[bytes]:
     try:
         array = _raw_array_decoder(items_max).decode(body)
     except msgspec.ValidationError:
+        msgspec.json.decode(body, type=Raw)  # more than one value: not this function's body
         raise errors.BodyUnreadable("The body must be a JSON array of items, or a JSON object.") from None
     return [bytes(text) for text in _present(array, NO_JSON, items_max)]
 

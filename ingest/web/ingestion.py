@@ -83,7 +83,10 @@ def answer_to(verdict: Verdict, *, strict: bool) -> Response:
 
 
 async def _refuse(request: Request, answer: Response, send: Send) -> None:
-    """Answers, reads on for a while in case the client is still sending, and closes the connection."""
+    """Answers. A client that may still be sending is read from for a while, and its connection is closed then."""
+    if body.is_whole(request):
+        await answer(request.scope, request.receive, send)
+        return
     answer.headers["Connection"] = "close"
     await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
     await send({"type": "http.response.body", "body": answer.body, "more_body": True})

@@ -18,7 +18,7 @@ _SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class RequestIds:
-    """Wraps an ASGI application: answers carry X-Request-ID, the client's if it sent a sane one."""
+    """ASGI middleware: answers carry X-Request-ID, the client's if it sent a sane one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,7 +41,7 @@ class RequestIds:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            logger.exception("Request %s %s failed (%s)", scope["method"], scope["path"], request_id)
+            logger.exception("Request %s %r failed (%s)", scope["method"], scope["path"], request_id)
             if started:
                 raise
             await problems.internal_error()(scope, receive, send_with_id)

@@ -176,18 +176,23 @@ def test_a_body_that_stalls_is_408(database_url: DatabaseUrl) -> None:
 
 
 def test_more_than_may_be_in_flight_is_503(database_url: DatabaseUrl) -> None:
-    with started(
-        {
-            "DB_URL": database_url.reveal(),
-            "MAX_INFLIGHT_BYTES": str(1024 * 1024),
-            "MAX_BODY_SIZE": str(1024 * 1024),
-        }
-    ) as service:
-        big = service.post([wire_event(prompt="x" * 2_000_000)])
+    mib = 1024 * 1024
+    limits = {"MAX_INFLIGHT_BYTES": str(mib), "MAX_BODY_SIZE": str(mib)}
+    big = [wire_event(prompt="x" * (mib // 2))]
+    with started({"DB_URL": database_url.reveal(), **limits}) as service:
+        address = (service.client.base_url.host, service.client.base_url.port or 0)
+        with socket.create_connection(address, timeout=10) as slow:
+            head = f"POST {REQUESTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {mib}\r\n\r\n"
+            slow.sendall(head.encode() + b" " * (mib * 3 // 4))
+            deadline = time.monotonic() + 10
+            while (answer := service.post(big)).status_code == 200:  # until those bytes have come in
+                assert time.monotonic() < deadline
 
-        assert (big.status_code, big.json()["code"]) == (503, "queue_full")
-        assert 1 <= int(big.headers["Retry-After"]) <= 3
-        assert service.verdict([wire_event()])["accepted"] == 1
+            assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
+            assert 1 <= int(answer.headers["Retry-After"]) <= 3
+            assert service.verdict([wire_event()])["accepted"] == 1
+        while service.post(big).status_code == 503:  # until the service noticed that its client is gone
+            assert time.monotonic() < deadline
 
 
 def _await_ready(service: RunningService) -> None:
