@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -86,8 +87,15 @@ def _serve(options: argparse.Namespace, chosen: Settings) -> int:
     with _listening(options.host, options.port) as listener, _database(chosen) as url:
         if chosen.db_url is None:
             migrate.migrate(url, chunk_interval_hours=chosen.chunk_interval_hours, wait_seconds=EMBEDDED_WAIT_SECONDS)
+        _tune_garbage_collection()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_Server(Service(chosen, url), chosen).run_on(listener))
+
+
+def _tune_garbage_collection() -> None:
+    """A batch makes thousands of objects and no cycles. Looking for some after every 700 took 0.7 of 7.3 µs an event."""
+    gc.freeze()  # what is here now stays
+    gc.set_threshold(50_000, 20, 20)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -100,6 +101,7 @@ def test_without_db_url_a_postgresql_of_its_own_runs_and_keeps_its_data(tmp_path
         assert not _postgres_in(tmp_path)
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_first_batch_that_the_service_suggests_works_as_it_stands(service: RunningService) -> None:
     said = service.log.read_text()
     suggestion = said[said.index("Send a first batch:") :].partition("\n")[2]
