@@ -19,6 +19,9 @@ AWAY_STATES = frozenset({"57P01", "57P02", "57P03", "57P05", "57014", "25006", "
 REFUSED_CLASSES = ("28", "3D")
 REFUSED_STATES = frozenset({"42501"})
 
+# This data, and no other: a value that its type can't hold, or one past a limit of the server.
+ROW_CLASSES = ("22", "54")
+
 # The same batch, tried again at once, may pass: deadlock, serialization, a partition or a ledger entry dropped meanwhile.
 TRANSIENT_CLASSES = ("40",)
 TRANSIENT_STATES = frozenset({"23503", "23514"})
@@ -33,7 +36,7 @@ class Transient(Exception):
 
 
 class RowsRefused(Exception):
-    """The server refused the data of some row (SQLSTATE class 22), and with it the whole statement."""
+    """The server refused the data of some row (ROW_CLASSES), and with it the whole statement."""
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def translated() -> Iterator[None]:
 def _translate(error: Exception, state: str | None, message: str) -> Exception:
     state = state or ""
     first_line = message.partition("\n")[0]
-    if state[:2] == "22":
+    if state[:2] in ROW_CLASSES:
         return RowsRefused(first_line)
     if state[:2] in TRANSIENT_CLASSES or state in TRANSIENT_STATES:
         return Transient(first_line)

@@ -99,8 +99,12 @@ def _decode_whole(stream: Stream, body: bytes | bytearray, media: Media, items_m
             return _present(_array_decoder(stream, items_max).decode(body), UNSET, items_max)
         try:
             return _present(_envelope_decoder(stream, items_max).decode(body).items, UNSET, items_max)
-        except msgspec.DecodeError:  # one item, or NDJSON under another name; many lines may be a pretty envelope
-            return _decode_lines(stream, body, items_max) if body.count(b"\n") < items_max else None
+        except msgspec.DecodeError:
+            # One item, or NDJSON under another name. Many lines may be a pretty envelope, and where unknown fields are
+            # skipped, any envelope may pass for an item.
+            if body.count(b"\n") >= items_max or not stream.keeps_unknown:
+                return None
+            return _decode_lines(stream, body, items_max)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

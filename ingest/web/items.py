@@ -4,6 +4,7 @@ It says exactly what `ingest.web.decode` says of a good batch in one call, and o
 """
 
 import re
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -120,10 +121,16 @@ def _rejected(error: msgspec.ValidationError) -> Rejected:
     return Rejected("invalid_field", where["field"], f"{message[: where.start()]}.")
 
 
+@cache
+def _dimensions_decoder(stream: Stream) -> msgspec.json.Decoder[Any]:
+    fields = [(name, Raw, NO_JSON) for name in sorted(stream.dimensions)]
+    return msgspec.json.Decoder(msgspec.defstruct("Dimensions", fields))
+
+
 def _refuse_mended_dimensions(stream: Stream, text: bytes) -> None:
-    members = msgspec.json.decode(text, type=dict[str, Raw])
-    for name in sorted(stream.dimensions & members.keys()):
-        if storable.was_mended(bytes(members[name])):
+    dimensions = msgspec.structs.asdict(_dimensions_decoder(stream).decode(text))
+    for name, value in dimensions.items():
+        if storable.was_mended(bytes(value)):
             raise Rejected("invalid_field", name, "Holds U+0000 or half a surrogate pair, which can't be stored.")
 
 

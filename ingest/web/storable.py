@@ -24,6 +24,9 @@ _PLAIN = rb"\ufffd"
 
 JSON_DEPTH_MAX = 200
 
+# While it parses, jsonb takes some 60 bytes for each value, in one piece of at most 1 GiB.
+JSON_VALUES_MAX = 1_000_000
+
 # An exponent of four digits on what may be a number and is no part of a word, or a thousand digits in a row: past what we
 # promise, and well within what numeric holds (131072 digits before the point, 16383 after it).
 DIGITS_MAX = 999
@@ -80,6 +83,8 @@ def json_problem(text: bytes) -> str | None:
         return "Expected `object`"
     if len(text) > 2 * JSON_DEPTH_MAX and _depth(text) > JSON_DEPTH_MAX:
         return f"Nested deeper than {JSON_DEPTH_MAX} levels"
+    if text.count(b",") >= JSON_VALUES_MAX and _STRING.sub(b'""', text).count(b",") >= JSON_VALUES_MAX:
+        return f"Holds more than {JSON_VALUES_MAX} values"
     if _may_hold_long_number(text) and _may_hold_long_number(_STRING.sub(b'""', text)):
         return f"Holds a number of more than {DIGITS_MAX} digits, or with an exponent past {DIGITS_MAX}"
     return None
