@@ -115,11 +115,13 @@ def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -
         if text:
             values[info.name] = _read(name, text, info.type)
     settings = Settings(**values)
-    if settings.compression_after_days >= settings.retention_days:
-        raise errors.SettingInvalid(
-            f"COMPRESSION_AFTER_DAYS={settings.compression_after_days} is not allowed: it must be less than "
-            f"RETENTION_DAYS, which is {settings.retention_days}."
-        )
+    if settings.compression_after_days > settings.retention_days:
+        if "compression_after_days" in values:
+            raise errors.SettingInvalid(
+                f"COMPRESSION_AFTER_DAYS={settings.compression_after_days} is not allowed: it must be at most "
+                f"RETENTION_DAYS, which is {settings.retention_days}."
+            )
+        settings = msgspec.structs.replace(settings, compression_after_days=settings.retention_days)
     if settings.body_bytes_max > settings.inflight_bytes_max:
         raise errors.SettingInvalid(
             f"MAX_BODY_SIZE={settings.body_bytes_max} is not allowed: it must be at most MAX_INFLIGHT_BYTES, which is "

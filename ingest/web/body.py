@@ -64,8 +64,8 @@ async def read(request: Request, limits: BodyLimits, reservation: Reservation) -
                 raise errors.LimitExceeded("MAX_BODY_SIZE", limits.body_bytes_max, len(body) + len(piece), "bytes")
             reservation.grow(len(piece))
             body += piece
-            if len(body) >= yield_at:
-                yield_at = len(body) + YIELD_BYTES
+            if wire_bytes + len(body) >= yield_at:
+                yield_at = wire_bytes + len(body) + YIELD_BYTES
                 await asyncio.sleep(0)
     inflating.finish()
     return body

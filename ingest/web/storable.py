@@ -6,14 +6,21 @@ anything is decoded: msgspec refuses a lone surrogate, and with it the whole bat
 """
 
 import re
+from array import array
+from itertools import accumulate
 
-# A suspect is what it seems only where its backslash is not escaped itself: `\\\\ud83d` is a backslash, then text.
-_SUSPECT = re.compile(
-    rb"\\u(?:"
-    rb"(?P<pair>[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    rb"|(?P<replacement>[fF]{3}[dD])"  # what the client itself replaced
-    rb"|0000|[dD][89a-fA-F][0-9a-fA-F]{2}"  # U+0000, or half a pair
-    rb")"
+_HEX2 = rb"[0-9a-fA-F]{2}"
+_LOW = rb"\\u[dD][c-fC-F]" + _HEX2
+_PAIR = rb"\\u[dD][89abAB]" + _HEX2 + _LOW
+_UNSTORABLE = rb"\\u0000|\\u[dD][89abAB]" + _HEX2 + rb"(?!" + _LOW + rb")|" + _LOW
+
+# All that may stand is skipped at one go, escape by escape and so from the left: only so is `\\\\ud83d` (an escaped
+# backslash, then text) not taken for a surrogate. Possessive (*+), so that no way back is kept. Finds runs of what is to be
+# replaced.
+_NEXT = re.compile(
+    rb"(?:[^\\]++|" + _PAIR + rb"|\\(?!u0000|u[dD][89a-fA-F]" + _HEX2 + rb"|u[fF]{3}[dD]).)*+"
+    rb"(?:(?P<unstorable>(?:" + _UNSTORABLE + rb")++)|(?P<replacement>(?:\\u[fF]{3}[dD])++)|\\?\Z)",
+    re.DOTALL,
 )
 _ESCAPE_BYTES = len(rb"\uXXXX")
 
@@ -22,16 +29,19 @@ _ESCAPE_BYTES = len(rb"\uXXXX")
 MARK = rb"\uFfFd"
 _PLAIN = rb"\ufffd"
 
+_MARKED = re.compile(rb"(?<!\\)(?:\\\\)*+" + re.escape(MARK))
+
 JSON_DEPTH_MAX = 200
 
-# While it parses, jsonb takes some 60 bytes for each value, in one piece of at most 1 GiB.
-JSON_VALUES_MAX = 1_000_000
+# What separates values, in strings too. jsonb takes 32 bytes for a value while it is parsed, doubling, and 1 GiB at most:
+# 16.7 million values in one array end as XX000. Far below that, so that looking through one stays cheap too.
+JSON_SEPARATORS_MAX = 500_000
 
 # An exponent of four digits on what may be a number and is no part of a word, or a thousand digits in a row: past what we
 # promise, and well within what numeric holds (131072 digits before the point, 16383 after it).
 DIGITS_MAX = 999
 _LONG_EXPONENT = re.compile(rb"[:\[,\s]-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]{4}")
-_LONG_DIGITS = re.compile(rb"[0-9]{1000}")
+_LONG_DIGITS = re.compile(rb"(?<![0-9])[0-9]{1000}")  # tried once a run of digits
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)  # possessive: no way back is kept for a string of 60 MiB
 
 
@@ -45,46 +55,26 @@ def mend(body: bytes | bytearray) -> bytes:
     if rb"\u" not in body:
         return bytes(body)
     mended = bytearray(body)
-    position = 0
-    # In place and one by one: re.sub would keep an object for every match of a body that may have millions.
-    while suspect := _SUSPECT.search(mended, position):
-        start = suspect.start()
-        if _is_escaped(mended, start):
-            position = start + 1
-        elif suspect["pair"]:
-            position = suspect.end()
-        else:
-            position = start + _ESCAPE_BYTES
-            mended[start:position] = _PLAIN if suspect["replacement"] else MARK
+    for found in _NEXT.finditer(body):  # in place: re.sub would keep an object for every match
+        if group := found.lastgroup:
+            start, end = found.span(group)
+            mended[start:end] = (MARK if group == "unstorable" else _PLAIN) * ((end - start) // _ESCAPE_BYTES)
     return bytes(mended)
 
 
 def was_mended(mended: bytes) -> bool:
     """Whether `mend` changed something in this part of its result."""
-    position = mended.find(MARK)
-    while position >= 0:
-        if not _is_escaped(mended, position):
-            return True
-        position = mended.find(MARK, position + 1)
-    return False
-
-
-def _is_escaped(text: bytes | bytearray, position: int) -> bool:
-    """Whether the backslash at this position is itself behind an odd number of backslashes."""
-    first = position
-    while first > 0 and text[first - 1] == 0x5C:
-        first -= 1
-    return (position - first) % 2 == 1
+    return MARK in mended and _MARKED.search(mended) is not None
 
 
 def json_problem(text: bytes) -> str | None:
     """Why this JSON value, well-formed and mended, can't be stored as a jsonb object; None if it can."""
     if not text.startswith(b"{"):
         return "Expected `object`"
+    if len(text) > JSON_SEPARATORS_MAX and text.count(b",") + text.count(b":") > JSON_SEPARATORS_MAX:
+        return f"Holds more than {JSON_SEPARATORS_MAX} commas and colons"
     if len(text) > 2 * JSON_DEPTH_MAX and _depth(text) > JSON_DEPTH_MAX:
         return f"Nested deeper than {JSON_DEPTH_MAX} levels"
-    if text.count(b",") >= JSON_VALUES_MAX and _STRING.sub(b'""', text).count(b",") >= JSON_VALUES_MAX:
-        return f"Holds more than {JSON_VALUES_MAX} values"
     if _may_hold_long_number(text) and _may_hold_long_number(_STRING.sub(b'""', text)):
         return f"Holds a number of more than {DIGITS_MAX} digits, or with an exponent past {DIGITS_MAX}"
     return None
@@ -112,11 +102,12 @@ def _may_hold_long_number(text: bytes) -> bool:
     return _LONG_EXPONENT.search(text) is not None or (len(text) > DIGITS_MAX and _LONG_DIGITS.search(text) is not None)
 
 
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+
+
 def _depth(text: bytes) -> int:
     if text.count(b"{") + text.count(b"[") <= JSON_DEPTH_MAX:
         return 0  # too few brackets to be past the limit
-    depth = deepest = 0
-    for bracket in re.finditer(rb"[\[\]{}]", _STRING.sub(b'""', text)):
-        depth += 1 if bracket[0] in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+    steps = _STRING.sub(b"", text).translate(_STEPS, _NO_BRACKETS)
+    return max(accumulate(array("b", steps)), default=0)

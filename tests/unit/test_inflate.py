@@ -296,3 +296,16 @@ def test_any_other_coding_is_refused_with_the_ones_that_are_taken(header: str) -
         inflate.inflater(header)
 
     assert all(coding in str(caught.value) for coding in ("gzip", "zstd", "deflate", "identity"))
+
+
+def test_frames_that_hold_nothing_are_bounded() -> None:
+    frame = zstd.compress(b"")
+
+    assert inflated("zstd", [frame * inflate.ZSTD_FRAMES_MAX]) == b""
+    with pytest.raises(errors.BodyUnreadable, match="frames"):
+        inflated("zstd", cut(frame * (inflate.ZSTD_FRAMES_MAX + 1), 64 * 1024))
+
+
+@pytest.mark.parametrize("header", ["identity, gzip", "gzip,", " GZIP , identity"])
+def test_identity_in_a_list_of_codings_changes_nothing(header: str) -> None:
+    assert isinstance(inflate.inflater(header), inflate.Gzip)

@@ -146,8 +146,8 @@ def test_the_data_folder_is_taken_as_it_is(text: str) -> None:
     assert load(INGEST_DATA_DIR=text).data_dir == text
 
 
-@pytest.mark.parametrize(("compression", "retention", "allowed"), [(179, 180, True), (180, 180, False), (181, 180, False)])
-def test_compression_comes_before_retention(compression: int, retention: int, allowed: bool) -> None:
+@pytest.mark.parametrize(("compression", "retention", "allowed"), [(179, 180, True), (180, 180, True), (181, 180, False)])
+def test_compression_comes_no_later_than_retention(compression: int, retention: int, allowed: bool) -> None:
     variables = {"COMPRESSION_AFTER_DAYS": str(compression), "RETENTION_DAYS": str(retention)}
 
     if allowed:
@@ -156,6 +156,11 @@ def test_compression_comes_before_retention(compression: int, retention: int, al
         message = refusal(**variables)
         assert f"COMPRESSION_AFTER_DAYS={compression}" in message
         assert f"RETENTION_DAYS, which is {retention}" in message
+
+
+def test_a_short_retention_brings_the_default_of_compression_along() -> None:
+    assert load(NOWHERE, RETENTION_DAYS="1").compression_after_days == 1
+    assert load(NOWHERE, RETENTION_DAYS="7").compression_after_days == 7
 
 
 def test_one_body_must_fit_into_what_may_be_in_flight() -> None:
