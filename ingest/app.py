@@ -79,11 +79,13 @@ class Service:
             Route("/readyz", health.readyz),
             *openapi.routes(_shown_limits(settings), BULK_PATHS, _now),
         ]
-        return Starlette(
+        starlette = Starlette(
             routes=routes,
             middleware=[Middleware(RequestIds)],
             exception_handlers={HTTPException: problems.http_exception},
         )
+        starlette.router.redirect_slashes = False  # a redirected POST loses its body with many clients
+        return starlette
 
 
 def _shown_limits(settings: Settings) -> dict[str, int]:

@@ -20,9 +20,14 @@ from ingest.app import BULK_PATHS, Service
 from ingest.events import USAGE_EVENTS
 from ingest.settings import DatabaseUrl, Settings
 from ingest.store import database, embedded, migrate
+from ingest.store.embedded import Embedded
+from ingest.web.http1 import Http1
 
 EXIT_SETUP = 1
 EMBEDDED_WAIT_SECONDS = 120
+EMBEDDED_LOOK_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    port = int(text)
+    port = int(text) if text.isdecimal() else -1
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is no port: 0 to 65535")
     return port
@@ -70,7 +75,7 @@ def _port(text: str) -> int:
 
 def _migrate(_options: argparse.Namespace, chosen: Settings) -> int:
     """Applies the migrations that the database lacks. Safe to run again, and from many starters at once."""
-    with _database(chosen) as url:
+    with _database(chosen) as (url, _):
         applied = migrate.migrate(
             url,
             chunk_interval_hours=chosen.chunk_interval_hours,
@@ -84,12 +89,12 @@ def _serve(options: argparse.Namespace, chosen: Settings) -> int:
     """Runs the service until it is told to stop (Ctrl-C or SIGTERM), then finishes what it took and stops."""
     # Until the server runs and takes the signal, SIGTERM leaves as Ctrl-C does: the embedded database is to be stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _listening(options.host, options.port) as listener, _database(chosen) as url:
-        if chosen.db_url is None:
+    with _listening(options.host, options.port) as listener, _database(chosen) as (url, server):
+        if server is not None:
             migrate.migrate(url, chunk_interval_hours=chosen.chunk_interval_hours, wait_seconds=EMBEDDED_WAIT_SECONDS)
         _tune_garbage_collection()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Server(Service(chosen, url), chosen).run_on(listener))
+            return runner.run(_Server(Service(chosen, url), chosen, server).run_on(listener))
 
 
 def _tune_garbage_collection() -> None:
@@ -99,14 +104,14 @@ def _tune_garbage_collection() -> None:
 
 
 @contextlib.contextmanager
-def _database(chosen: Settings) -> Iterator[DatabaseUrl]:
+def _database(chosen: Settings) -> Iterator[tuple[DatabaseUrl, Embedded | None]]:
     """The database of the settings, or an embedded one that lives as long as the context."""
     if chosen.db_url is not None:
-        yield chosen.db_url
+        yield chosen.db_url, None
         return
     with embedded.running(Path(chosen.data_dir) if chosen.data_dir else None) as server:
         print(f"PostgreSQL  embedded, data in {server.data_dir}", flush=True)
-        yield server.url
+        yield server.url, server
 
 
 @contextlib.contextmanager
@@ -118,7 +123,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listener.bind((host, port))
         except OSError as error:
-            raise errors.PortTaken(f"Can't listen on {host}:{port}: {error.strerror}. Choose another --port.") from error
+            raise errors.PortTaken(
+                f"Can't listen on {host}:{port}: {error.strerror}. Choose another --port or --host."
+            ) from error
         yield listener
 
 
@@ -130,11 +137,11 @@ def _base_url(listener: socket.socket) -> str:
 class _Server(uvicorn.Server):
     """uvicorn, with a door that closes on the first signal, before the wait for open connections begins."""
 
-    def __init__(self, service: Service, chosen: Settings) -> None:
+    def __init__(self, service: Service, chosen: Settings, embedded_server: Embedded | None) -> None:
         super().__init__(
             uvicorn.Config(
                 service.asgi,
-                http="httptools",
+                http=Http1,
                 ws="none",
                 lifespan="off",  # the service is opened around the server: its errors are for people, not tracebacks
                 log_config=None,
@@ -144,13 +151,25 @@ class _Server(uvicorn.Server):
             )
         )
         self._service = service
+        self._embedded = embedded_server
 
     async def run_on(self, listener: socket.socket) -> int:
         """Opens the service, serves until a signal, closes it. Returns the exit status."""
         async with self._service.running():
             _say_hello(self._service, _base_url(listener))
+            keeper = asyncio.create_task(self._keep_embedded_alive(), name="embedded-keeper")
             await self.serve(sockets=[listener])
+            keeper.cancel()
         return 0
+
+    async def _keep_embedded_alive(self) -> None:
+        while self._embedded is not None:
+            await asyncio.sleep(EMBEDDED_LOOK_SECONDS)
+            try:
+                if await asyncio.to_thread(self._embedded.revive):
+                    logger.warning("The embedded PostgreSQL was gone and is started again.")
+            except errors.EmbeddedUnavailable as problem:
+                logger.error("%s", problem)  # noqa: TRY400 - its cause is in its words
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

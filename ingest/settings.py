@@ -38,11 +38,14 @@ class DatabaseUrl:
         scheme, separator, rest = text.strip().partition("://")
         if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
             raise ValueError("not a postgresql:// URL")
+        if re.search(r"\s|%(?![0-9a-fA-F]{2})", rest):
+            raise ValueError("white space and % must be percent-encoded")
         # A password with one of / ? # @ that is not percent-encoded moves the parts, and would be shown as a host or a path.
         authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
         if "@" in rest[len(authority) :] or "#" in rest or authority.count("@") > 1:
             raise ValueError("a password must be percent-encoded")
-        self._url = f"postgresql://{rest}"
+        # SQLAlchemy's asyncpg dialect calls `ssl` what both drivers know as `sslmode`.
+        self._url = re.sub(r"(?<=[?&])ssl=", "sslmode=", f"postgresql://{rest}")
         try:
             _ = urlsplit(self._url).port
         except ValueError:

@@ -56,6 +56,10 @@ BEGIN
     WHERE p.table_name = parent_table;
 
     partition_name := format('%s_p%s', parent_table, to_char(wanted_lower, 'YYYYMMDD"t"HH24MI'));
+    -- A partition that was detached keeps its name, and its place has been free since then.
+    WHILE to_regclass(format('analytics.%I', partition_name)) IS NOT NULL LOOP
+        partition_name := partition_name || 'x';
+    END LOOP;
     EXECUTE format(
         'CREATE TABLE analytics.%I (LIKE analytics.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)',
         partition_name, parent_table);

@@ -18,6 +18,27 @@ from ingest.settings import DatabaseUrl
 from ingest.store import editions, failures, files
 from ingest.store.editions import Facts
 
+# Parameters of a URL that libpq knows, and asyncpg would send to the server as settings, which it does not have.
+LIBPQ_ONLY = frozenset(
+    {
+        "channel_binding",
+        "connect_timeout",
+        "gssencmode",
+        "hostaddr",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "load_balance_hosts",
+        "require_auth",
+        "sslcompression",
+        "sslcertmode",
+        "sslnegotiation",
+        "sslsni",
+        "tcp_user_timeout",
+    }
+)
+
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
@@ -82,7 +103,7 @@ class Database:
         that can't be used. A schema that is behind is waited for.
         """
         self._pool = await asyncpg.create_pool(
-            self.url.reveal(),
+            _for_asyncpg(self.url),
             min_size=0,
             max_size=self._connections_max,
             command_timeout=self._timeout_seconds,
@@ -162,7 +183,7 @@ class Database:
                 with failures.translated():
                     async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                         if self._probe is None or self._probe.is_closed():
-                            self._probe = await asyncpg.connect(self.url.reveal(), timeout=PING_TIMEOUT_SECONDS)
+                            self._probe = await asyncpg.connect(_for_asyncpg(self.url), timeout=PING_TIMEOUT_SECONDS)
                         await self._probe.fetchval("SELECT 1")
             except BaseException:
                 await self._drop_probe()
@@ -245,6 +266,12 @@ def describe(facts: Facts | None) -> str:
         return "unknown"
     extension = f", TimescaleDB {facts.extension_version}" if facts.extension_version else ""
     return f"PostgreSQL {facts.server_version}{extension} ({facts.edition})"
+
+
+def _for_asyncpg(url: DatabaseUrl) -> str:
+    head, question, query = url.reveal().partition("?")
+    kept = [parameter for parameter in query.split("&") if parameter.partition("=")[0] not in LIBPQ_ONLY]
+    return f"{head}{question}{'&'.join(kept)}" if any(kept) else head
 
 
 async def _keep(_connection: asyncpg.Connection) -> None:

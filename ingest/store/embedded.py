@@ -10,6 +10,7 @@ unprivileged user where we are root; what is done around it here is what it leav
 
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,6 @@ from typing import Any
 from urllib.parse import quote
 
 import platformdirs
-from msgspec import Struct
 
 from ingest import errors
 from ingest.settings import DatabaseUrl
@@ -28,17 +28,42 @@ from ingest.settings import DatabaseUrl
 START_SECONDS_MAX = 120
 
 
-class Embedded(Struct, frozen=True):
-    """A running embedded server."""
+# The wheel writes the path unquoted into a command line, and where it is too long for a socket (107 bytes on Linux) puts
+# the socket, which asks nobody for a password, into the folder for temporary files, where all users may come.
+PATH_BYTES_MAX = 107 - len("/.s.PGSQL.5432")
+_NOT_IN_A_PATH = re.compile(r"""[\s'"$`\\;&|<>()*?]""")
 
-    url: DatabaseUrl
-    data_dir: Path
-    """Where its files are. They outlive the server."""
+
+class Embedded:
+    """A running embedded server. `url` is the same after a `revive`; the files in `data_dir` outlive the server."""
+
+    def __init__(self, server: Any, data_dir: Path) -> None:
+        self._server = server
+        self.data_dir = data_dir
+        self.url = DatabaseUrl(f"postgresql://postgres@/postgres?host={quote(str(data_dir))}")
+
+    def revive(self) -> bool:
+        """Starts the server again if it is gone. Returns whether it was. Blocks while it starts.
+
+        Raises errors.EmbeddedUnavailable if it does not start.
+        """
+        if self._server.get_postmaster_info().is_running():
+            return False
+        try:
+            with self._server._lock:
+                self._server.ensure_postgres_running()
+        except (OSError, SubprocessError, RuntimeError, AssertionError) as error:
+            raise errors.EmbeddedUnavailable(
+                f"The embedded PostgreSQL is gone and does not start again: {_reason(error)}."
+            ) from error
+        return True
 
 
 def default_data_dir() -> Path:
     """The folder for this user's data, by the platform's custom (Linux: XDG_DATA_HOME, ~/.local/share)."""
-    return platformdirs.user_data_path("llm-analytics-ingest")
+    customary = platformdirs.user_data_path("llm-analytics-ingest")
+    # macOS has a space in its custom.
+    return customary if " " not in str(customary) else Path.home() / ".llm-analytics-ingest"
 
 
 @contextmanager
@@ -62,18 +87,23 @@ def running(data_dir: Path | None = None) -> Iterator[Embedded]:
         ) from None
     home = (data_dir or default_data_dir()).expanduser().resolve()
     files = home / f"postgresql-{pgserver.TARGET_POSTGRES_VERSION}"
+    if _NOT_IN_A_PATH.search(str(files)) or len(os.fsencode(files)) > PATH_BYTES_MAX:
+        raise errors.EmbeddedUnavailable(
+            f"The embedded PostgreSQL can't keep its data in {files}: the path must have at most {PATH_BYTES_MAX} bytes and "
+            "no spaces or quotes. Set INGEST_DATA_DIR."
+        )
     try:
         files.mkdir(parents=True, exist_ok=True)
         pgserver.PostgresServer._lock = InterProcessLock(home / "postgresql.lock")
-        _forget_the_dead(files)
+        with pgserver.PostgresServer._lock:
+            _forget_the_dead(files)
         server = _start(pgserver, files)
     except (OSError, SubprocessError, RuntimeError, AssertionError) as error:
         raise errors.EmbeddedUnavailable(
             f"The embedded PostgreSQL in {files} does not start: {_reason(error)}. Its log is {files / 'log'}."
         ) from error
     try:
-        socket_dir = server.get_postmaster_info().socket_dir
-        yield Embedded(DatabaseUrl(f"postgresql://postgres@/postgres?host={quote(str(socket_dir))}"), files)
+        yield Embedded(server, files)
     finally:
         server.cleanup()
 
@@ -95,7 +125,10 @@ def _forget_the_dead(files: Path) -> None:
     """Takes processes that are gone out of the wheel's list of those who use the server."""
     listed = files / ".handle_pids.json"
     if listed.exists():
-        pids = json.loads(listed.read_text() or "[]")
+        try:
+            pids = json.loads(listed.read_text() or "[]")
+        except json.JSONDecodeError:  # whoever wrote it was killed
+            pids = []
         listed.write_text(json.dumps([pid for pid in pids if _is_alive(pid)]))
 
 

@@ -17,10 +17,11 @@ AWAY_STATES = frozenset({"57P01", "57P02", "57P03", "57P05", "57014", "25006", "
 
 # The server understood and will say the same next time.
 REFUSED_CLASSES = ("28", "3D")
-REFUSED_STATES = frozenset({"42501"})
+REFUSED_STATES = frozenset({"42501", "42704"})
 
-# This data, and no other: a value that its type can't hold, or one past a limit of the server.
-ROW_CLASSES = ("22", "54")
+# This data, and no other: a value that its type can't hold, one past a limit of the server, or against a constraint.
+ROW_CLASSES = ("22", "23", "54")
+ROW_STATES = frozenset({"P0001"})  # a trigger of the DBA's said no
 
 # The same batch, tried again at once, may pass: deadlock, serialization, a partition or a ledger entry dropped meanwhile.
 TRANSIENT_CLASSES = ("40",)
@@ -31,8 +32,19 @@ TRANSIENT_STATES = frozenset({"23503", "23514"})
 POOLED_STATES = frozenset({"42P05", "26000"})
 
 
+# Without the driver's own words, which quote what they don't take, a password perhaps.
+_URL_NOT_TAKEN = "DB_URL can't be used: a part or a parameter of it is none that PostgreSQL's drivers take."
+
+
 class Transient(Exception):
-    """Another transaction was in the way; nothing is stored, and trying again at once is right."""
+    """Another transaction was in the way; nothing is stored, and trying again at once is right.
+
+    blames_row: if it never passes, it is no other transaction but a constraint, and a row's fault.
+    """
+
+    def __init__(self, message: str, *, blames_row: bool = False) -> None:
+        super().__init__(message)
+        self.blames_row = blames_row
 
 
 class RowsRefused(Exception):
@@ -53,11 +65,16 @@ def translated() -> Iterator[None]:
     except psycopg.Error as error:
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
             raise _unreachable(error) from error
+        if error.sqlstate is None:
+            raise errors.DatabaseRefused(_URL_NOT_TAKEN) from None
         raise _translate(error, error.sqlstate, str(error)) from error
+    except asyncpg.InternalClientError as error:
+        # What asyncpg calls it where the server is killed while a command is on its way.
+        raise _unreachable(error) from error
     except (TimeoutError, asyncpg.InterfaceError, ConnectionError, OSError, EOFError) as error:
         # A value that asyncpg itself can't encode is an InterfaceError and a ValueError; so is a bad connection URL.
         if isinstance(error, asyncpg.ClientConfigurationError):
-            raise errors.DatabaseRefused(f"DB_URL can't be used: {error}.") from error
+            raise errors.DatabaseRefused(_URL_NOT_TAKEN) from None
         if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
             raise RowsRefused(str(error)) from error
         raise _unreachable(error) from error
@@ -66,10 +83,10 @@ def translated() -> Iterator[None]:
 def _translate(error: Exception, state: str | None, message: str) -> Exception:
     state = state or ""
     first_line = message.partition("\n")[0]
-    if state[:2] in ROW_CLASSES:
-        return RowsRefused(first_line)
     if state[:2] in TRANSIENT_CLASSES or state in TRANSIENT_STATES:
-        return Transient(first_line)
+        return Transient(first_line, blames_row=state in TRANSIENT_STATES)
+    if state[:2] in ROW_CLASSES or state in ROW_STATES:
+        return RowsRefused(first_line)
     if state in POOLED_STATES:
         return errors.PoolerUnsupported(
             "Between the service and PostgreSQL stands a connection pooler that gives our sessions to others. Connect to "

@@ -39,11 +39,16 @@ def migrate(
     Raises errors.SchemaTooNew if the schema has a migration that this program doesn't know, errors.DatabaseRefused if the
     database refuses one, errors.DatabaseAway if it does not answer.
     """
-    with failures.translated():
-        _await_server(url, wait_seconds)
-        with _locked(url), _backend(url, chunk_interval_hours) as backend:
-            applied = _apply(backend)
-            _set_chunk_interval(url, chunk_interval_hours)
+    try:
+        with failures.translated():
+            _await_server(url, wait_seconds)
+            with _locked(url), _backend(url, chunk_interval_hours) as backend:
+                applied = _apply(backend)
+                _set_chunk_interval(url, chunk_interval_hours)
+    except psycopg.Error as error:
+        raise errors.DatabaseRefused(f"The database refuses a migration: {_one_line(error)}") from error
+    except (failures.RowsRefused, failures.Transient) as error:
+        raise errors.DatabaseRefused(f"The database refuses a migration: {error}.") from error
     return applied
 
 
@@ -95,7 +100,8 @@ def _backend(url: DatabaseUrl, chunk_interval_hours: int) -> Iterator[DatabaseBa
 
 
 def _set_chunk_interval(url: DatabaseUrl, hours: int) -> None:
-    with psycopg.connect(_with(url), autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
+    search_path = "-c search_path=analytics,public"
+    with psycopg.connect(_with(url, options=search_path), autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
         row = connection.execute(files.sql("state/edition").encode()).fetchone()
         if row is not None and row[0] != "postgresql":
             connection.execute(files.sql("state/set_chunk_interval").encode(), (hours,))

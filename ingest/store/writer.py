@@ -56,20 +56,33 @@ class BatchWriter:
             except failures.RowsRefused:
                 found = await self._find_unstorable(stream, items, positions)
                 if not found:  # refused together, though no row is refused by itself: no verdict would be true
-                    raise
+                    raise errors.DatabaseAway("The database refused a batch, but none of its rows.") from None
                 unstorable |= dict.fromkeys(found, Outcome.UNSTORABLE)
                 continue
             return Stored({**stored.outcomes, **unstorable}, committed=stored.committed)
 
-    async def _store(self, stream: Stream, items: Sequence[Any], positions: Sequence[int], *, strict: bool) -> Stored:
-        """As `store`, for the items at these positions. Raises failures.RowsRefused if the server refuses one of them."""
+    async def _store(
+        self,
+        stream: Stream,
+        items: Sequence[Any],
+        positions: Sequence[int],
+        *,
+        strict: bool = False,
+        commit: bool = True,
+    ) -> Stored:
+        """As `store`, for the items at these positions. Raises failures.RowsRefused if the server refuses one of them.
+
+        Without `commit` it is only a try.
+        """
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 async with self._database.connection() as connection:
-                    return await self._store_on(connection, stream, items, positions, strict=strict)
+                    return await self._store_on(connection, stream, items, positions, strict=strict, commit=commit)
             except failures.Transient as obstacle:
                 logger.info("Attempt %d at a batch of %d met: %s", attempt, len(positions), obstacle)
                 self._partitions[stream].forget()
+                if attempt == ATTEMPTS_MAX and obstacle.blames_row:
+                    raise failures.RowsRefused(str(obstacle)) from obstacle
                 await asyncio.sleep(random.uniform(0, RETRY_SECONDS_MAX))  # noqa: S311 - spreads retries, guards nothing
         raise errors.DatabaseAway(f"Other transactions stood in the way of this batch {ATTEMPTS_MAX} times.")
 
@@ -80,8 +93,8 @@ class BatchWriter:
         items: Sequence[Any],
         positions: Sequence[int],
         *,
-        strict: bool = False,
-        commit: bool = True,
+        strict: bool,
+        commit: bool,
     ) -> Stored:
         now = datetime.now(UTC)
         await self._ensure_partitions(connection, stream, items, positions, now)
@@ -128,12 +141,9 @@ class BatchWriter:
 
     async def _is_refused(self, stream: Stream, items: Sequence[Any], positions: Sequence[int]) -> bool:
         try:
-            async with self._database.connection() as connection:
-                await self._store_on(connection, stream, items, positions, commit=False)
+            await self._store(stream, items, positions, commit=False)
         except failures.RowsRefused:
             return True
-        except failures.Transient:
-            return False  # it got past the data; the next attempt at the whole batch will tell
         return False
 
 

@@ -50,6 +50,13 @@ def decode(
     return _decode_each(stream, body, media, window, items_max, strict)
 
 
+def prepare(stream: Stream, items_max: int) -> None:
+    """Makes the decoders, which for large batches would take the first of them up to a second."""
+    _array_decoder(stream, items_max)
+    _envelope_decoder(stream, items_max)
+    _raw_array_decoder(items_max)
+
+
 # --- the fast path ----------------------------------------------------------------------------------------------------
 
 
@@ -102,9 +109,12 @@ def _decode_whole(stream: Stream, body: bytes | bytearray, media: Media, items_m
         except msgspec.DecodeError:
             # One item, or NDJSON under another name. Many lines may be a pretty envelope, and where unknown fields are
             # skipped, any envelope may pass for an item.
-            if body.count(b"\n") >= items_max or not stream.keeps_unknown:
+            if body.count(b"\n") > items_max or not stream.keeps_unknown:
                 return None
-            return _decode_lines(stream, body, items_max)
+            lines = _decode_lines(stream, body, items_max + 1)
+            if len(lines) > items_max:
+                raise _too_many(items_max) from None
+            return lines
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

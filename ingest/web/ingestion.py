@@ -16,7 +16,7 @@ from ingest.flow.intake import Intake
 from ingest.verdict import Verdict
 from ingest.web import body, headers, problems
 from ingest.web.body import BodyLimits
-from ingest.web.decode import decode
+from ingest.web.decode import decode, prepare
 
 
 class BatchLimits(Struct, frozen=True):
@@ -39,6 +39,7 @@ class BulkEndpoint:
         self._intake = intake
         self._limits = limits
         self._now = now
+        prepare(stream, limits.items_max)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)

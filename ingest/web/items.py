@@ -18,6 +18,9 @@ from ingest.web import storable
 # An item that has fields to be kept is taken apart; this bounds what taking it apart can cost in memory.
 COLONS_MAX = 500_000
 
+# How often an unknown field whose name is taken in `extra` gets a longer one.
+PREFIXES_MAX = 8
+
 _MISSING = re.compile(r"Object missing required field `(?P<field>\w+)`")
 _WHERE = re.compile(r" - at `\$\.(?P<field>\w+)`$")
 _UNKNOWN_FIELD = "Object contains unknown field"
@@ -103,8 +106,12 @@ def _decode_keeping_unknown(text: bytes) -> UsageEvent:
     extra = msgspec.json.decode(event.extra, type=dict[str, Raw]) if has_extra else {}
     for name, value in members.items():
         kept_as = name
-        while kept_as in extra:
+        for _ in range(PREFIXES_MAX):
+            if kept_as not in extra:
+                break
             kept_as = f"$.{kept_as}"  # both are kept: `$.name` is where the second one stood
+        else:
+            raise Rejected("invalid_field", "extra", "Has too many names for one unknown field to find one of its own.")
         extra[kept_as] = value
     event.extra = Raw(msgspec.json.encode(extra))
     return event

@@ -33,7 +33,7 @@ STATUS: dict[type[errors.IngestError], HTTPStatus] = {
 
 # Details that name hosts, users or files of the installation stay in its log.
 _DETAILS_KEPT_BACK: dict[type[errors.IngestError], str] = {
-    errors.DatabaseAway: "The database is not available. Nothing of this batch is stored; send it again.",
+    errors.DatabaseAway: "The database is not available. Send this batch again: whatever became of it, it is stored once.",
     errors.NotReady: "The service is not ready yet. Nothing of this batch is stored; send it again.",
     errors.SetupError: "The service can't use its database as it is set up. Nothing of this batch is stored; send it again.",
 }

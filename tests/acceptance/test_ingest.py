@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import socket
 import sys
 import uuid
 import zlib
@@ -120,6 +121,26 @@ def test_a_body_in_many_small_chunks_is_one_body(shared_service: RunningService)
     )
 
     assert answer.json()["accepted"] == 20
+
+
+def test_an_offer_of_http_2_is_ignored(shared_service: RunningService) -> None:
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAA"}
+
+    assert shared_service.verdict([wire_event()], headers=offer)["accepted"] == 1
+    assert shared_service.verdict([wire_event(prompt="\r\nUpgrade: x\r\n\r\n")], headers=offer)["accepted"] == 1
+
+
+def test_what_is_no_http_is_a_problem_too(shared_service: RunningService) -> None:
+    address = (shared_service.client.base_url.host, shared_service.client.base_url.port or 0)
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(b"HELLO\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"application/problem+json" in head
+    assert b"x-request-id: " in head.lower()
+    assert json.loads(body)["status"] == 400
 
 
 def test_one_event_object_is_a_batch_of_one(shared_service: RunningService) -> None:

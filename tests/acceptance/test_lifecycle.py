@@ -102,6 +102,35 @@ def test_without_db_url_a_postgresql_of_its_own_runs_and_keeps_its_data(tmp_path
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_embedded_postgresql_is_started_again_when_it_is_killed(tmp_path: Path) -> None:
+    event = wire_event()
+    with started({"INGEST_DATA_DIR": str(tmp_path / "data")}) as service:
+        service.verdict([event])
+        postmaster = int((tmp_path / "data" / "postgresql-18" / "postmaster.pid").read_text().splitlines()[0])
+
+        psutil.Process(postmaster).kill()
+
+        assert service.post([event]).status_code == 503
+        _await_ready(service)
+        assert service.verdict([event])["duplicates"] == 1
+        assert service.stop() == 0
+        assert not _postgres_in(tmp_path)
+
+
+def test_a_data_folder_that_can_not_be_is_one_line(tmp_path: Path) -> None:
+    for folder in ("with space", "very-" * 30):
+        done = subprocess.run(
+            command("serve", "--port", "0"),
+            env=environment({"INGEST_DATA_DIR": str(tmp_path / folder)}),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("ingest: The embedded PostgreSQL can't keep its data in ")
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_the_first_batch_that_the_service_suggests_works_as_it_stands(service: RunningService) -> None:
     said = service.log.read_text()
     suggestion = said[said.index("Send a first batch:") :].partition("\n")[2]
@@ -116,23 +145,20 @@ SETUP_ERRORS = {
         {"DB_POOL_SIZE": "many"},
         "ingest: DB_POOL_SIZE='many' is not allowed: it must be a whole number from 1 to 500.",
     ),
+    "a password with a percent sign": ({"DB_URL": "postgresql://u:hun%zter2@db/x"}, "ingest: DB_URL='postgresql://…' is not"),
     "no such database": ({"DB_URL": "{server}/no_such_database"}, "ingest: The database refuses us: .*does not exist"),
-    "no such scheme": (
-        {"DB_URL": "mysql://root:hunter2@db/x"},
-        "ingest: DB_URL='mysql://…' is not allowed: it must be postgresql://",
-    ),
+    "no such scheme": ({"DB_URL": "mysql://root:hunter2@db/x"}, "ingest: DB_URL='mysql://…' is not allowed: it must be"),
 }
 
 
+@pytest.mark.parametrize("what", ["serve", "migrate"])
 @pytest.mark.parametrize("case", SETUP_ERRORS)
-def test_a_mistake_in_the_set_up_is_one_line(server: servers.Server, tmp_path: Path, case: str) -> None:
+def test_a_mistake_in_the_set_up_is_one_line(server: servers.Server, tmp_path: Path, case: str, what: str) -> None:
     settings, expected = SETUP_ERRORS[case]
     url = server.url_of("no_such_database").reveal()
     settings = {name: url if value.startswith("{server}") else value for name, value in settings.items()}
 
-    done = subprocess.run(
-        command("serve", "--port", "0"), env=environment(settings), cwd=tmp_path, capture_output=True, text=True
-    )
+    done = subprocess.run(command(what), env=environment(settings), cwd=tmp_path, capture_output=True, text=True)
 
     assert done.returncode == 1
     assert re.match(expected, done.stderr), done.stderr
@@ -150,7 +176,9 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
         )
 
     assert done.returncode == 1
-    assert done.stderr == f"ingest: Can't listen on 127.0.0.1:{port}: Address already in use. Choose another --port.\n"
+    assert (
+        done.stderr == f"ingest: Can't listen on 127.0.0.1:{port}: Address already in use. Choose another --port or --host.\n"
+    )
 
 
 def test_settings_come_from_dotenv_too(database_url: DatabaseUrl, tmp_path: Path) -> None:

@@ -206,6 +206,26 @@ async def test_rows_that_the_database_refuses_are_found_and_rejected_alone(
     assert servers.query(database_url, COUNT) == [(100 - len(bad), 100 - len(bad))]
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "ALTER TABLE analytics.usage_events ADD CHECK (model <> 'forbidden') NOT VALID",
+        "CREATE FUNCTION public.say_no() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN IF NEW.model = 'forbidden' THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$;"
+        " CREATE TRIGGER say_no BEFORE INSERT ON analytics.usage_events FOR EACH ROW EXECUTE FUNCTION public.say_no()",
+    ],
+    ids=["constraint", "trigger"],
+)
+async def test_a_rule_of_the_dba_costs_only_the_rows_that_break_it(
+    writer: BatchWriter, database_url: DatabaseUrl, rule: str
+) -> None:
+    servers.execute(database_url, rule)
+    batch = [event(), event(model="forbidden"), event()]
+
+    assert (await writer.store(USAGE_EVENTS, batch, strict=False)).outcomes == {1: Outcome.UNSTORABLE}
+    assert servers.query(database_url, COUNT) == [(2, 2)]
+
+
 async def test_strict_stores_nothing_when_the_database_refuses_one(writer: BatchWriter, database_url: DatabaseUrl) -> None:
     batch = [event() for _ in range(10)]
     refuse(database_url, [batch[7]])
@@ -228,8 +248,11 @@ async def test_partitions_are_made_by_many_writers_at_once(
     assert servers.query(database_url, COUNT) == [(240, 240)]
 
 
-async def test_a_partition_that_was_dropped_is_made_again(
-    writer: BatchWriter, database: Database, database_url: DatabaseUrl, now: datetime
+@pytest.mark.parametrize(
+    "removal", ["DROP TABLE", "ALTER TABLE analytics.usage_events DETACH PARTITION"], ids=["dropped", "detached"]
+)
+async def test_a_partition_that_is_gone_is_made_again(
+    writer: BatchWriter, database: Database, database_url: DatabaseUrl, now: datetime, removal: str
 ) -> None:
     if database.check_ready().edition is not Edition.POSTGRESQL:
         pytest.skip("TimescaleDB makes its chunks itself")
@@ -237,9 +260,11 @@ async def test_a_partition_that_was_dropped_is_made_again(
     [(partition,)] = servers.query(
         database_url, "SELECT partition_name FROM analytics.partitions WHERE table_name = 'usage_events'"
     )
-    servers.execute(database_url, f"DROP TABLE analytics.{partition}")
+    servers.execute(database_url, f"{removal} analytics.{partition}")
 
     assert (await writer.store(USAGE_EVENTS, [event(event_time=now)], strict=False)).outcomes == {}
+    again = BatchWriter(database, chunk_interval=timedelta(hours=24))
+    assert (await again.store(USAGE_EVENTS, [event(event_time=now)], strict=False)).outcomes == {}
 
 
 async def test_a_narrower_interval_fits_in_between_wider_partitions(
