@@ -16,7 +16,7 @@ from ingest.flow.intake import Intake
 from ingest.settings import DatabaseUrl, Settings
 from ingest.store.database import Database
 from ingest.store.writer import BatchWriter
-from ingest.web import openapi, problems
+from ingest.web import docs, problems
 from ingest.web.body import BodyLimits
 from ingest.web.health import Health
 from ingest.web.ingestion import BatchLimits, BulkEndpoint
@@ -77,7 +77,7 @@ class Service:
             Route("/healthz", health.healthz),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
-            *openapi.routes(_shown_limits(settings), BULK_PATHS, _now),
+            *docs.routes(_shown_limits(settings), BULK_PATHS, _now),
         ]
         starlette = Starlette(
             routes=routes,

@@ -1,26 +1,20 @@
-"""The OpenAPI document, and the page that shows it.
+"""The OpenAPI document.
 
 Where the program can be asked, nothing is written twice: schemas come from the structs, refusals and their headers from the
 tree of errors by way of `problems`, and the answers in the examples are answers of `ingestion`. What is left to write is
 what no type can say.
 """
 
-import base64
-import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
-from openapi_ui_bundles import swagger_ui
-from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.responses import Response
 
 from ingest import __version__, errors
 from ingest.events import USAGE_EVENTS, Stream
@@ -31,32 +25,6 @@ from ingest.web.inflate import CODINGS
 from ingest.web.ingestion import answer_to
 
 Json = dict[str, Any]
-
-DOCUMENT_PATH = "/openapi.json"
-PAGE_PATH = "/docs"
-
-
-def routes(limits: Mapping[str, int], bulk_paths: Mapping[Stream, str], now: Callable[[], datetime]) -> list[BaseRoute]:
-    """The document, the page, and what the page loads.
-
-    limits, bulk_paths: as for `document`. now: tells the time, in UTC.
-    """
-
-    async def openapi(_request: Request) -> Response:
-        # Made anew each time, because its examples carry the date; it takes 2 ms.
-        return Response(msgspec.json.encode(document(limits, bulk_paths, now())), media_type="application/json")
-
-    async def docs(_request: Request) -> Response:
-        return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _PAGE_POLICY})
-
-    async def asset(request: Request) -> Response:
-        return FileResponse(swagger_ui.static_path / PurePosixPath(request.url.path).name)
-
-    return [
-        Route(DOCUMENT_PATH, openapi),
-        Route(PAGE_PATH, docs),
-        *(Route(f"{PAGE_PATH}/{name}", asset) for name in _PAGE_ASSETS),
-    ]
 
 
 def document(limits: Mapping[str, int], bulk_paths: Mapping[Stream, str], now: datetime) -> Json:
@@ -464,40 +432,3 @@ def _telling(operation_id: str, summary: str, schemas: Mapping[HTTPStatus, Json]
 
 def _object(**properties: Json) -> Json:
     return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-# --- the page ---------------------------------------------------------------------------------------------------------
-
-# Of Swagger UI, only these: its own page would show another service's document, from the internet.
-_PAGE_ASSETS = ("favicon-32x32.png", "swagger-ui.css", "swagger-ui-bundle.js")
-
-# Addresses are relative, for a service that stands behind a prefix. The validator would send the document to swagger.io.
-_PAGE_SCRIPT = """
-SwaggerUIBundle({url: "openapi.json", dom_id: "#page", deepLinking: true, validatorUrl: null});
-"""
-
-_PAGE = f"""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>llm-analytics-ingest</title>
-<link rel="icon" type="image/png" href="docs/favicon-32x32.png">
-<link rel="stylesheet" href="docs/swagger-ui.css">
-</head>
-<body>
-<div id="page"></div>
-<script src="docs/swagger-ui-bundle.js"></script>
-<script>{_PAGE_SCRIPT}</script>
-</body>
-</html>
-"""
-
-# The browser itself keeps the page from loading anything from elsewhere. Swagger UI sets styles inline, and its own images
-# are data: URLs.
-_PAGE_POLICY = (
-    "default-src 'self'; "
-    f"script-src 'self' 'sha256-{base64.b64encode(hashlib.sha256(_PAGE_SCRIPT.encode()).digest()).decode()}'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data:"
-)

@@ -284,7 +284,10 @@ async def test_a_client_that_stalls_is_not_waited_for(monkeypatch: pytest.Monkey
     monkeypatch.setattr(body, "LINGER_SECONDS", 0.01)
 
     async with asyncio.timeout(1):
-        await body.linger(request(Client(b"x", then="stall")))
+        asking = request(Client(b"x", then="stall"))
+        await body.linger(asking)
+
+    assert not body.is_whole(asking)
 
 
 async def test_nothing_is_waited_for_once_the_body_was_whole() -> None:
@@ -294,3 +297,4 @@ async def test_nothing_is_waited_for_once_the_body_was_whole() -> None:
 
     async with asyncio.timeout(0.1):
         await body.linger(asking)
+    assert body.is_whole(asking)

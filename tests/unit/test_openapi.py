@@ -25,7 +25,7 @@ from ingest.flow.admission import Admission
 from ingest.flow.batch import Stored
 from ingest.flow.intake import Intake
 from ingest.verdict import Outcome
-from ingest.web import body, items, openapi, problems
+from ingest.web import body, docs, items, openapi, problems
 from ingest.web.body import BodyLimits
 from ingest.web.decode import Media, decode
 from ingest.web.health import Health
@@ -90,7 +90,7 @@ async def client(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
             Route("/healthz", health.healthz),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
-            *openapi.routes(LIMITS, PATHS, lambda: NOW),
+            *docs.routes(LIMITS, PATHS, lambda: NOW),
         ],
         middleware=[Middleware(RequestIds)],
     )
@@ -361,14 +361,14 @@ async def test_what_the_service_tells_is_documented(
 
 
 async def test_the_document_is_served(client: httpx.AsyncClient) -> None:
-    answer = await client.get(openapi.DOCUMENT_PATH)
+    answer = await client.get(docs.DOCUMENT_PATH)
 
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == DOCUMENT
 
 
 async def test_the_page_loads_everything_from_here(client: httpx.AsyncClient) -> None:
-    page = await client.get(openapi.PAGE_PATH)
+    page = await client.get(docs.PAGE_PATH)
 
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -381,11 +381,11 @@ async def test_the_page_loads_everything_from_here(client: httpx.AsyncClient) ->
 
 
 async def test_the_page_of_the_package_is_not_served(client: httpx.AsyncClient) -> None:
-    assert (await client.get(f"{openapi.PAGE_PATH}/index.html")).status_code == 404
+    assert (await client.get(f"{docs.PAGE_PATH}/index.html")).status_code == 404
 
 
 async def test_the_pages_own_script_is_allowed_by_its_policy(client: httpx.AsyncClient) -> None:
-    page = await client.get(openapi.PAGE_PATH)
+    page = await client.get(docs.PAGE_PATH)
     (script,) = re.findall(r"<script>(.+?)</script>", page.text, re.DOTALL)
 
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

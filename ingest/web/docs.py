@@ -1,0 +1,76 @@
+"""/openapi.json, and /docs, the page that shows it: Swagger UI from a package, without the internet."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import PurePosixPath
+
+import msgspec
+from openapi_ui_bundles import swagger_ui
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from ingest.events import Stream
+from ingest.web import openapi
+
+DOCUMENT_PATH = "/openapi.json"
+PAGE_PATH = "/docs"
+
+# Of Swagger UI, only these: its own page would show another service's document, from the internet.
+_PAGE_ASSETS = ("favicon-32x32.png", "swagger-ui.css", "swagger-ui-bundle.js")
+
+# Addresses are relative, for a service that stands behind a prefix. The validator would send the document to swagger.io.
+_PAGE_SCRIPT = """
+SwaggerUIBundle({url: "openapi.json", dom_id: "#page", deepLinking: true, validatorUrl: null});
+"""
+
+_PAGE = f"""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>llm-analytics-ingest</title>
+<link rel="icon" type="image/png" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="page"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script>{_PAGE_SCRIPT}</script>
+</body>
+</html>
+"""
+
+# The browser itself keeps the page from loading anything from elsewhere. Swagger UI sets styles inline, and its own images
+# are data: URLs.
+_PAGE_POLICY = (
+    "default-src 'self'; "
+    f"script-src 'self' 'sha256-{base64.b64encode(hashlib.sha256(_PAGE_SCRIPT.encode()).digest()).decode()}'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+)
+
+
+def routes(limits: Mapping[str, int], bulk_paths: Mapping[Stream, str], now: Callable[[], datetime]) -> list[BaseRoute]:
+    """The document, the page, and what the page loads.
+
+    limits, bulk_paths: as for `openapi.document`. now: tells the time, in UTC.
+    """
+
+    async def described(_request: Request) -> Response:
+        # Made anew each time, because its examples carry the date; it takes 2 ms.
+        return Response(msgspec.json.encode(openapi.document(limits, bulk_paths, now())), media_type="application/json")
+
+    async def docs(_request: Request) -> Response:
+        return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    async def asset(request: Request) -> Response:
+        return FileResponse(swagger_ui.static_path / PurePosixPath(request.url.path).name)
+
+    return [
+        Route(DOCUMENT_PATH, described),
+        Route(PAGE_PATH, docs),
+        *(Route(f"{PAGE_PATH}/{name}", asset) for name in _PAGE_ASSETS),
+    ]
