@@ -27,7 +27,6 @@ from ingest.settings import DatabaseUrl
 
 START_SECONDS_MAX = 120
 
-
 # The wheel writes the path unquoted into a command line, and where it is too long for a socket (107 bytes on Linux) puts
 # the socket, which asks nobody for a password, into the folder for temporary files, where all users may come.
 PATH_BYTES_MAX = 107 - len("/.s.PGSQL.5432")

@@ -27,10 +27,8 @@ ROW_STATES = frozenset({"P0001"})  # a trigger of the DBA's said no
 TRANSIENT_CLASSES = ("40",)
 TRANSIENT_STATES = frozenset({"23503", "23514"})
 
-
 # A prepared statement that we didn't make, or that is gone: the server process is not ours alone.
 POOLED_STATES = frozenset({"42P05", "26000"})
-
 
 # Without the driver's own words, which quote what they don't take, a password perhaps.
 _URL_NOT_TAKEN = "DB_URL can't be used: a part or a parameter of it is none that PostgreSQL's drivers take."

@@ -19,9 +19,10 @@ class Http1(HttpToolsProtocol):
         # A server may ignore Upgrade (RFC 9110, section 7.8), and clients that offer h2c with every request, as Java's do,
         # count on that. But the parser stops at one, and uvicorn drops the body behind it.
         is_in_body = self.cycle is not None and self.cycle.more_body
-        if not is_in_body and b"grade:" in data.lower():
-            head, separator, rest = data.partition(_END_OF_HEAD)
-            data = _UPGRADE.sub(b"\r\nx-upgrade-ignored:", head) + separator + rest
+        end = data.find(_END_OF_HEAD)
+        head_bytes = 0 if is_in_body else end if end >= 0 else len(data)
+        if _UPGRADE.search(data, 0, head_bytes):
+            data = _UPGRADE.sub(b"\r\nx-upgrade-ignored:", data[:head_bytes]) + data[head_bytes:]
         super().data_received(data)
 
     def send_400_response(self, msg: str) -> None:
