@@ -1,7 +1,8 @@
 """The composition root: the only module that knows both wings. `Service.running` opens and closes everything."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 from starlette.applications import Starlette
@@ -15,6 +16,7 @@ from ingest.flow.admission import Admission
 from ingest.flow.intake import Intake
 from ingest.settings import DatabaseUrl, Settings
 from ingest.store.database import Database
+from ingest.store.maintenance import Maintenance
 from ingest.store.writer import BatchWriter
 from ingest.web import docs, problems
 from ingest.web.body import BodyLimits
@@ -39,6 +41,7 @@ class Service:
             queue_timeout_seconds=settings.queue_timeout_seconds,
         )
         self.admission = Admission(settings.inflight_bytes_max)
+        self._maintenance = Maintenance(url) if settings.maintenance == "on" else None
         writer = BatchWriter(self.database, chunk_interval=timedelta(hours=settings.chunk_interval_hours))
         self.intake = Intake(writer, self.admission)
         self.asgi = self._wire(settings)
@@ -47,9 +50,14 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Opens everything, and closes it at the end. Raises errors.SetupError as Database.open does."""
         await self.database.open()
+        maintenance = asyncio.create_task(self._maintenance.run(), name="maintenance") if self._maintenance else None
         try:
             yield
         finally:
+            if maintenance is not None:
+                maintenance.cancel()
+                with suppress(asyncio.CancelledError):
+                    await maintenance
             await self.database.close()
 
     def drain(self) -> None:

@@ -7,6 +7,7 @@ IngestError
 │   ├── EmbeddedUnavailable
 │   ├── DatabaseRefused
 │   ├── PoolerUnsupported
+│   ├── PolicyRefused
 │   ├── SchemaBehind
 │   ├── SchemaTooNew
 │   └── EditionChanged
@@ -67,6 +68,13 @@ class PoolerUnsupported(SetupError):
     """Between us and PostgreSQL stands a pooler that gives each transaction another session."""
 
     code = "pooler_unsupported"
+
+
+class PolicyRefused(SetupError):
+    """A policy is not applied, nor any that would have been applied with it: it would delete rows that are kept now, or the
+    database did not take it."""
+
+    code = "policy_refused"
 
 
 class SchemaBehind(SetupError):

@@ -99,9 +99,10 @@ class Window(Struct, frozen=True):
     newest: datetime
 
     @classmethod
-    def around(cls, now: datetime, age_days_max: int, skew_seconds_max: int) -> "Window":
-        """From `age_days_max` before `now` to `skew_seconds_max` after it; `now` is aware."""
-        return cls(now - timedelta(days=age_days_max), now + timedelta(seconds=skew_seconds_max))
+    def around(cls, now: datetime, age_days_max: int, skew_seconds_max: int, events_from: datetime | None = None) -> "Window":
+        """From `age_days_max` before `now`, but not before `events_from`, to `skew_seconds_max` after `now`. All aware."""
+        oldest = now - timedelta(days=age_days_max)
+        return cls(max(oldest, events_from or oldest), now + timedelta(seconds=skew_seconds_max))
 
     def holds_all(self, times: Sequence[datetime]) -> bool:
         """Whether every one of the aware times lies in the window."""

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -94,11 +94,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compression_after_days: Days = field(name="COMPRESSION_AFTER_DAYS", default=7)
     retention_days: Days = field(name="RETENTION_DAYS", default=180)
     dedupe_window_days: Days | None = field(name="DEDUPE_WINDOW_DAYS", default=None)
+    maintenance: Literal["on", "off"] = field(name="MAINTENANCE", default="on")
 
     @property
     def event_age_days_max(self) -> int:
         """How old an event may be: what the retention keeps and the ledger still remembers."""
         return min(self.retention_days, self.dedupe_window_days or self.retention_days)
+
+    @property
+    def policy_settings(self) -> dict[str, int]:
+        """What the policy files of `sql/policies` read, by the name they read it by."""
+        return {
+            "chunk_time_interval_hours": self.chunk_interval_hours,
+            "compression_after_days": self.compression_after_days,
+            "retention_days": self.retention_days,
+            "dedupe_window_days": self.dedupe_window_days or self.retention_days,
+        }
 
 
 def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
@@ -166,6 +177,8 @@ def _scheme_of(text: str) -> str:
 def _allowed(kind: Any) -> str:
     """`kind` in words: Annotated[int, Meta(ge=1, le=500)] is 'a whole number from 1 to 500'."""
     arguments = get_args(kind)
+    if get_origin(kind) is Literal:
+        return " or ".join(arguments)
     bounds = next((a for a in arguments if isinstance(a, Meta)), None)
     if bounds is None:  # Days | None
         return _allowed(arguments[0])

@@ -1,6 +1,11 @@
-"""Databases for the tests: every server that can be had here, a migrated template on each, a copy of it per test."""
+"""Databases for the tests: every server that can be had here, a migrated template on each, a copy of it per test.
+
+As in production a DBA makes the roles (sql/roles.sql), the owner migrates, and the service runs as the writer. The tests
+themselves look and sabotage as the DBA.
+"""
 
 import os
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,7 +19,7 @@ from ingest.store import migrate
 from ingest.store.database import Database
 from ingest.store.writer import BatchWriter
 from tests import servers
-from tests.servers import Server
+from tests.servers import Roles, Server
 from tests.service import RunningService, started
 
 # So that two runs on one server (TEST_DB_URL) don't meet.
@@ -35,11 +40,22 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def template(server: Server) -> Iterator[str]:
+def roles(server: Server) -> Iterator[Roles]:
+    """The names of the roles; `template` makes them. They have to be quoted in SQL, as any name may have to."""
+    named = Roles(f"{RUN}-Owner", f"{RUN}-Writer", f"{RUN}-Reader", secrets.token_hex())
+    yield named
+    named.drop(server.admin)
+
+
+@pytest.fixture(scope="session")
+def template(server: Server, roles: Roles) -> Iterator[str]:
     """A database that is migrated and closed, to be copied."""
     name = f"{RUN}_template"
-    servers.execute(server.admin, f"CREATE DATABASE {name}")
-    migrate.migrate(server.url_of(name), chunk_interval_hours=24)
+    # Here nobody may do anything but by sql/roles.sql. A copy is not as strict: rights on a database are not copied.
+    servers.execute(server.admin, f"CREATE DATABASE {name}", f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+    url = server.url_of(name)
+    roles.prepare(url)
+    migrate.migrate(roles.url(url, roles.owner), chunk_interval_hours=24)
     # Nobody may be connected to a template while it is copied; TimescaleDB's scheduler would be.
     servers.execute(server.admin, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false", _disconnect(name))
     yield name
@@ -55,36 +71,60 @@ def empty_database(server: Server) -> Iterator[DatabaseUrl]:
 
 @pytest.fixture
 def database_url(server: Server, template: str) -> Iterator[DatabaseUrl]:
-    """A migrated database of this test's own."""
-    with _database(server, template) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def shared_database_url(server: Server, template: str) -> Iterator[DatabaseUrl]:
-    """A migrated database for all tests of a module."""
+    """A migrated database of this test's own, for the DBA."""
     with _database(server, template) as url:
         yield url
 
 
 @pytest.fixture
-def service(database_url: DatabaseUrl) -> Iterator[RunningService]:
+def owner_url(database_url: DatabaseUrl, roles: Roles) -> DatabaseUrl:
+    """The database of `database_url` for its owner, who migrates."""
+    return roles.url(database_url, roles.owner)
+
+
+@pytest.fixture
+def writer_url(database_url: DatabaseUrl, roles: Roles) -> DatabaseUrl:
+    """The database of `database_url` for the service."""
+    return roles.url(database_url, roles.writer)
+
+
+@pytest.fixture
+def reader_url(database_url: DatabaseUrl, roles: Roles) -> DatabaseUrl:
+    """The database of `database_url` for reports."""
+    return roles.url(database_url, roles.reader)
+
+
+@pytest.fixture(scope="module")
+def shared_database_url(server: Server, template: str) -> Iterator[DatabaseUrl]:
+    """A migrated database for all tests of a module, for the DBA."""
+    with _database(server, template) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared_writer_url(shared_database_url: DatabaseUrl, roles: Roles) -> DatabaseUrl:
+    """The database of `shared_database_url` for the service."""
+    return roles.url(shared_database_url, roles.writer)
+
+
+@pytest.fixture
+def service(writer_url: DatabaseUrl) -> Iterator[RunningService]:
     """The service as a process of its own, on this test's database."""
-    with started({"DB_URL": database_url.reveal()}) as running:
+    with started({"DB_URL": writer_url.reveal()}) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def shared_service(shared_database_url: DatabaseUrl) -> Iterator[RunningService]:
+def shared_service(shared_writer_url: DatabaseUrl) -> Iterator[RunningService]:
     """One service for all tests of a module, which must not mind one another's rows."""
-    with started({"DB_URL": shared_database_url.reveal()}) as running:
+    with started({"DB_URL": shared_writer_url.reveal()}) as running:
         yield running
 
 
 @pytest_asyncio.fixture
-async def database(database_url: DatabaseUrl) -> AsyncIterator[Database]:
+async def database(writer_url: DatabaseUrl) -> AsyncIterator[Database]:
     """The opened store of this test's database."""
-    opened = Database(database_url, connections_max=8, timeout_seconds=30, queue_timeout_seconds=20)
+    opened = Database(writer_url, connections_max=8, timeout_seconds=30, queue_timeout_seconds=20)
     await opened.open()
     yield opened
     await opened.close()

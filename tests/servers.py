@@ -1,5 +1,5 @@
 """The database servers that the tests run on. Each is a context manager that yields a Server, or raises Unavailable with the
-reason why it can't be had here."""
+reason why it can't be had here. And the roles that a DBA makes on them."""
 
 import os
 import pwd
@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
+from psycopg import sql
 
 from ingest.settings import DatabaseUrl
-from ingest.store import embedded
+from ingest.store import embedded, files
 
 DEBIAN_VERSIONS = Path("/usr/lib/postgresql")
 DOCKER_IMAGE = "timescale/timescaledb:2.28.3-pg17"
@@ -31,7 +33,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """A running server, by the URL of a database on it whose user may create others."""
+    """A running server, by the URL of a database on it whose user may create others, and roles."""
 
     admin: DatabaseUrl
 
@@ -39,6 +41,41 @@ class Server:
         """The URL of another database on the same server."""
         head, question, query = self.admin.reveal().partition("?")
         return DatabaseUrl(f"{head.rpartition('/')[0]}/{database}{question}{query}")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Owner, writer and reader, by names of this run's own: on a real server the usual ones may be somebody's."""
+
+    owner: str
+    writer: str
+    reader: str
+    password: str
+
+    def prepare(self, database: DatabaseUrl) -> None:
+        """What a DBA does in a new database: sql/roles.sql, and passwords."""
+        with psycopg.connect(database.reveal(), autocommit=True) as connection:
+            for setting, role in [("owner_role", self.owner), ("writer_role", self.writer), ("reader_role", self.reader)]:
+                connection.execute("SELECT set_config(%s, %s, false)", (f"analytics.{setting}", role))
+            connection.execute(files.sql("roles").encode())
+            # Some tests end the writer's sessions; whose user is no superuser needs to be a member for that.
+            connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(self.writer)))
+            for role in (self.owner, self.writer, self.reader):
+                connection.execute(
+                    sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(self.password))
+                )
+
+    def drop(self, database: DatabaseUrl) -> None:
+        """Ends what `prepare` began; no database may hold anything of theirs any more."""
+        with psycopg.connect(database.reveal(), autocommit=True) as connection:
+            for role in (self.owner, self.writer, self.reader):
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+
+    def url(self, database: DatabaseUrl, role: str) -> DatabaseUrl:
+        """The URL of the same database for one of these roles."""
+        parts = urlsplit(database.reveal())
+        address = parts.netloc.rpartition("@")[2]
+        return DatabaseUrl(urlunsplit(parts._replace(netloc=f"{quote(role)}:{self.password}@{address}")))
 
 
 @contextmanager
@@ -65,6 +102,9 @@ def local_timescaledb() -> Iterator[Server]:
             "listen_addresses": "127.0.0.1",
             "port": str(port),
             "unix_socket_directories": "",
+            # Every database with TimescaleDB takes a worker for its scheduler, and its jobs take more.
+            "max_worker_processes": "32",
+            "timescaledb.max_background_workers": "16",
             **FAST_AND_LOSE,
         }
         conf = folder / "data" / "postgresql.conf"
@@ -127,6 +167,11 @@ def execute(url: DatabaseUrl, *statements: str) -> None:
     with psycopg.connect(url.reveal(), autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement.encode())
+
+
+def connected(url: DatabaseUrl) -> psycopg.Connection[tuple[object, ...]]:
+    """A connection whose transaction begins with the first statement; to be used as a context manager."""
+    return psycopg.connect(url.reveal())
 
 
 def query(url: DatabaseUrl, statement: str, *arguments: object) -> list[tuple[object, ...]]:

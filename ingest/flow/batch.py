@@ -1,6 +1,7 @@
 """A batch on its way: the valid items of one request, and the Protocol of whoever stores them."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -40,6 +41,13 @@ class BatchStore(Protocol):
 
     def check_ready(self) -> None:
         """Raises errors.Unavailable, at once, where it is known that nothing can be stored now."""
+        ...
+
+    def events_from(self) -> datetime | None:
+        """The moment before which the store has dropped or forgotten events, as far as it is known; None where it has not.
+
+        An event of then could be stored or counted twice.
+        """
         ...
 
     async def store(self, stream: Stream, items: Sequence[Any], *, strict: bool) -> Stored:

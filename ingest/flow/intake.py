@@ -1,5 +1,7 @@
 """From a batch to its verdict: what is known to be wrong is not sent to the database, the rest is, once."""
 
+from datetime import datetime
+
 from ingest import verdict
 from ingest.flow.admission import Admission, Reservation
 from ingest.flow.batch import Batch, BatchStore
@@ -17,6 +19,10 @@ class Intake:
         """Raises errors.Unavailable, at once, while nothing can be taken."""
         self._admission.check_open()
         self._store.check_ready()
+
+    def events_from(self) -> datetime | None:
+        """From when on events are taken, whatever their age; None where only their age counts."""
+        return self._store.events_from()
 
     def admit(self) -> Reservation:
         """Room for one request, to be entered before its body is read. Raises errors.Unavailable while there is none."""

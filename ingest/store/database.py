@@ -1,7 +1,7 @@
 """The connection to the database: a pool of writers' connections, and a watch that says whether they can work.
 
-The watch is what makes recovery need no human: it looks once a second while something is wrong, and at once when a writer
-lost its connection.
+The watch is what makes recovery need no human: it looks once a second while something is wrong, at once when a writer lost
+its connection. Once a minute it asks what has been dropped meanwhile.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from ingest import errors
 from ingest.events import STREAMS
@@ -45,6 +46,7 @@ LIBPQ_ONLY = frozenset(
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
+BOUNDS_SECONDS = 60.0
 PING_TIMEOUT_SECONDS = 2.0
 CLOSE_TIMEOUT_SECONDS = 5.0
 
@@ -106,7 +108,7 @@ class Database:
         that can't be used. A schema that is behind is waited for.
         """
         self._pool = await asyncpg.create_pool(
-            _for_asyncpg(self.url),
+            for_asyncpg(self.url),
             min_size=0,
             max_size=self._connections_max,
             command_timeout=self._timeout_seconds,
@@ -186,7 +188,7 @@ class Database:
                 with failures.translated():
                     async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                         if self._probe is None or self._probe.is_closed():
-                            self._probe = await asyncpg.connect(_for_asyncpg(self.url), timeout=PING_TIMEOUT_SECONDS)
+                            self._probe = await asyncpg.connect(for_asyncpg(self.url), timeout=PING_TIMEOUT_SECONDS)
                         await self._probe.fetchval("SELECT 1")
             except BaseException:
                 await self._drop_probe()
@@ -249,11 +251,24 @@ class Database:
                 "staging tables. Connect to PostgreSQL itself, or set the pooler to session mode."
             )
 
+    async def _reread_bounds(self) -> None:
+        """Takes notice of what was dropped or forgotten since. If the database is away, a writer will find out."""
+        with suppress(errors.IngestError):
+            async with self._probe_lock:
+                with failures.translated():
+                    async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+                        if self._probe is not None and self._facts is not None:
+                            events_from = await self._probe.fetchval(files.sql("state/time_bounds"))
+                            self._facts = msgspec.structs.replace(self._facts, events_from=events_from)
+
     async def _watch(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(WATCH_SECONDS if self._problem else None):
+                async with asyncio.timeout(WATCH_SECONDS if self._problem else BOUNDS_SECONDS):
                     await self._look_now.wait()
+            if not self._look_now.is_set() and self._problem is None:
+                await self._reread_bounds()
+                continue
             if self._look_now.is_set() and self._pool is not None:
                 # One connection was lost; its neighbours may be dead too, and would fail one batch each to find out.
                 await self._pool.expire_connections()
@@ -285,7 +300,8 @@ def _from_microseconds(count: tuple[int]) -> datetime:
     return _EPOCH + timedelta(microseconds=count[0])
 
 
-def _for_asyncpg(url: DatabaseUrl) -> str:
+def for_asyncpg(url: DatabaseUrl) -> str:
+    """The URL without the parameters that only libpq knows."""
     head, question, query = url.reveal().partition("?")
     kept = [parameter for parameter in query.split("&") if parameter.partition("=")[0] not in LIBPQ_ONLY]
     return f"{head}{question}{'&'.join(kept)}" if any(kept) else head

@@ -1,5 +1,6 @@
 """Which database this is, whether its schema is the one we need, and what its edition can't do."""
 
+from datetime import datetime
 from enum import StrEnum
 
 import asyncpg
@@ -33,6 +34,8 @@ class Facts(Struct, frozen=True):
     server_version: str
     extension_version: str | None
     """TimescaleDB's; None without it."""
+    events_from: datetime | None = None
+    """What happened before it was dropped or forgotten already, at least in part; None where nothing was."""
 
 
 async def inspect(connection: asyncpg.Connection) -> Facts:
@@ -41,6 +44,12 @@ async def inspect(connection: asyncpg.Connection) -> Facts:
     Raises errors.SchemaBehind, errors.SchemaTooNew or errors.EditionChanged where we can't work with it.
     """
     state = await connection.fetchrow(files.sql("state/installation"))
+    if state["may_read"] is False:
+        # In the middle of the first migration it is so, too: the grants come last.
+        raise errors.SchemaBehind(
+            f"The database's schema is not open to the user {state['user_name']}. Run `ingest migrate` as its owner, which "
+            "opens it to the writer of sql/roles.sql."
+        )
     known = set(files.migration_names())
     applied = (
         {row["migration_id"] for row in await connection.fetch(files.sql("state/applied_migrations"))}
@@ -64,4 +73,9 @@ async def inspect(connection: asyncpg.Connection) -> Facts:
             f"The database was set up as {recorded} and answers as {detected} now. Bring the former edition back, or "
             "move the data into a new database."
         )
-    return Facts(Edition(edition["recorded"]), state["server_version"], state["extension_version"])
+    return Facts(
+        Edition(edition["recorded"]),
+        state["server_version"],
+        state["extension_version"],
+        await connection.fetchval(files.sql("state/time_bounds")),
+    )

@@ -63,7 +63,7 @@ def translated() -> Iterator[None]:
     except psycopg.Error as error:
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
             raise _unreachable(error) from error
-        if error.sqlstate is None:
+        if error.sqlstate is None and isinstance(error, psycopg.ProgrammingError):
             raise errors.DatabaseRefused(_URL_NOT_TAKEN) from None
         raise _translate(error, error.sqlstate, str(error)) from error
     except asyncpg.InternalClientError as error:

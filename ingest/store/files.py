@@ -22,6 +22,11 @@ def migration_names() -> list[str]:
     return sorted(path.stem for path in migrations().glob("*.sql"))
 
 
+def policy_paths(edition: str) -> list[Path]:
+    """The policy files of an edition."""
+    return sorted((_folder("sql") / "policies" / edition).glob("*.sql"))
+
+
 def _folder(name: str) -> Path:
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlencode
 
 import psycopg
 import yoyo
@@ -17,12 +16,11 @@ from yoyo.backends import DatabaseBackend
 
 from ingest import errors
 from ingest.settings import DatabaseUrl
-from ingest.store import failures, files
+from ingest.store import failures, files, libpq
 
 logger = logging.getLogger(__name__)
 
 LOCK_WAIT_SECONDS = 300
-CONNECT_TIMEOUT_SECONDS = 10
 AWAKE_POLL_SECONDS = 0.2
 
 
@@ -42,11 +40,12 @@ def migrate(
     try:
         with failures.translated():
             _await_server(url, wait_seconds)
-            with _locked(url), _backend(url, chunk_interval_hours) as backend:
+            with _locked(url) as connection, _backend(url, chunk_interval_hours) as backend:
                 applied = _apply(backend)
                 _set_chunk_interval(url, chunk_interval_hours)
+                connection.execute(files.sql("grants").encode())
     except psycopg.Error as error:
-        raise errors.DatabaseRefused(f"The database refuses a migration: {_one_line(error)}") from error
+        raise errors.DatabaseRefused(f"The database refuses a migration: {libpq.one_line(error)}") from error
     except (failures.RowsRefused, failures.Transient) as error:
         raise errors.DatabaseRefused(f"The database refuses a migration: {error}.") from error
     return applied
@@ -68,22 +67,24 @@ def _apply(backend: DatabaseBackend) -> list[str]:
             try:
                 backend.apply_one(migration)
             except psycopg.errors.RaiseException as error:
-                raise errors.DatabaseRefused(_one_line(error)) from error
+                raise errors.DatabaseRefused(libpq.one_line(error)) from error
             except psycopg.errors.InsufficientPrivilege as error:
                 raise errors.DatabaseRefused(
-                    f"Migration {migration.id} needs a right that this user lacks: {_one_line(error)}"
+                    f"Migration {migration.id} needs a right that this user lacks: {libpq.one_line(error)}"
                 ) from error
             applied.append(migration.id)
     return applied
 
 
 @contextmanager
-def _locked(url: DatabaseUrl) -> Iterator[None]:
-    """Holds the migrations' advisory lock; waits for it for at most LOCK_WAIT_SECONDS."""
-    with psycopg.connect(_with(url, options=f"-c lock_timeout={LOCK_WAIT_SECONDS}s"), autocommit=True) as connection:
+def _locked(url: DatabaseUrl) -> Iterator[psycopg.Connection]:
+    """A connection that holds the migrations' advisory lock; waits for it for at most LOCK_WAIT_SECONDS."""
+    with psycopg.connect(
+        libpq.connection_string(url, options=f"-c lock_timeout={LOCK_WAIT_SECONDS}s"), autocommit=True
+    ) as connection:
         connection.execute(files.sql("state/lock_migrations").encode())
         connection.execute(files.sql("state/prepare_schema").encode())
-        yield
+        yield connection
 
 
 @contextmanager
@@ -91,7 +92,9 @@ def _backend(url: DatabaseUrl, chunk_interval_hours: int) -> Iterator[DatabaseBa
     """yoyo's own connection. Its tables stand in our schema: `public` may be closed to us."""
     options = f"-c analytics.chunk_time_interval_hours={chunk_interval_hours}"
     backend = yoyo.get_backend(
-        _with(url, schema="analytics, public", options=options).replace("postgresql://", "postgresql+psycopg://", 1)
+        libpq.connection_string(url, schema="analytics, public", options=options).replace(
+            "postgresql://", "postgresql+psycopg://", 1
+        )
     )
     try:
         yield backend
@@ -101,7 +104,9 @@ def _backend(url: DatabaseUrl, chunk_interval_hours: int) -> Iterator[DatabaseBa
 
 def _set_chunk_interval(url: DatabaseUrl, hours: int) -> None:
     search_path = "-c search_path=analytics,public"
-    with psycopg.connect(_with(url, options=search_path), autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
+    with psycopg.connect(
+        libpq.connection_string(url, options=search_path), autocommit=True, cursor_factory=psycopg.RawCursor
+    ) as connection:
         row = connection.execute(files.sql("state/edition").encode()).fetchone()
         if row is not None and row[0] != "postgresql":
             connection.execute(files.sql("state/set_chunk_interval").encode(), (hours,))
@@ -111,21 +116,9 @@ def _await_server(url: DatabaseUrl, wait_seconds: float) -> None:
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
-            with failures.translated(), psycopg.connect(_with(url)):
+            with failures.translated(), psycopg.connect(libpq.connection_string(url)):
                 return
         except errors.DatabaseAway:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(AWAKE_POLL_SECONDS)
-
-
-def _with(url: DatabaseUrl, **parameters: str) -> str:
-    text = url.reveal()
-    query = urlencode({"connect_timeout": str(CONNECT_TIMEOUT_SECONDS), **parameters})
-    # libpq takes no `+` for a space; urlencode writes one.
-    return f"{text}{'&' if '?' in text else '?'}{query.replace('+', '%20')}"
-
-
-def _one_line(error: psycopg.Error) -> str:
-    hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
-    return f"{error.diag.message_primary}.{hint}"

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from ingest import errors, verdict
-from ingest.events import MESSAGE_ARCHIVES, STREAMS, Stream
+from ingest.events import MESSAGE_ARCHIVES, STREAMS, USAGE_EVENTS, Stream
 from ingest.flow.batch import Stored
 from ingest.store import failures, files, rows
 from ingest.store.database import Database
@@ -38,6 +38,10 @@ class BatchWriter:
     def check_ready(self) -> None:
         """Raises errors.Unavailable, at once, where nothing can be stored now."""
         self._database.check_ready()
+
+    def events_from(self) -> datetime | None:
+        """The moment before which events were dropped or forgotten, as of a minute ago; None where none were."""
+        return self._database.check_ready().events_from
 
     async def store(self, stream: Stream, items: Sequence[Any], *, strict: bool) -> Stored:
         """Stores the items in one transaction and returns when they are on disk.
@@ -107,6 +111,8 @@ class BatchWriter:
                     columns=rows.COLUMNS[stream],
                 )
                 outcomes = await _load(connection, stream, now)
+                if stream is USAGE_EVENTS and self._database.check_ready().edition is not Edition.TIMESCALEDB:
+                    await connection.fetch(files.sql("load/usage_events.note_changes"))
                 if not commit or (strict and not verdict.REJECTING.isdisjoint(outcomes.values())):
                     raise _RolledBack
         except _RolledBack:

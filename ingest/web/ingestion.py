@@ -55,7 +55,12 @@ class BulkEndpoint:
         strict = headers.is_strict(request)
         with self._intake.admit() as reservation:
             inflated = await body.read(request, self._limits.body, reservation)
-            window = Window.around(self._now(), self._limits.event_age_days_max, self._limits.clock_skew_seconds_max)
+            window = Window.around(
+                self._now(),
+                self._limits.event_age_days_max,
+                self._limits.clock_skew_seconds_max,
+                self._intake.events_from(),
+            )
             batch = decode(self._stream, inflated, media, window, items_max=self._limits.items_max, strict=strict)
             return answer_to(await self._intake.take(batch), strict=strict)
 

@@ -1,5 +1,6 @@
 """Starting, waiting, stopping: the service as an operator meets it."""
 
+import itertools
 import json
 import re
 import shutil
@@ -38,8 +39,9 @@ def test_a_signal_stops_the_service_cleanly(service: RunningService, number: sig
     assert "Traceback" not in service.log.read_text()
 
 
-def test_a_schema_that_is_behind_is_not_ready_until_it_is_migrated(empty_database: DatabaseUrl) -> None:
-    with started({"DB_URL": empty_database.reveal()}) as service:
+def test_a_schema_that_is_behind_is_not_ready_until_it_is_migrated(empty_database: DatabaseUrl, roles: servers.Roles) -> None:
+    roles.prepare(empty_database)
+    with started({"DB_URL": roles.url(empty_database, roles.writer).reveal()}) as service:
         ready = service.client.get("/readyz")
         refused = service.post([wire_event()])
 
@@ -50,7 +52,7 @@ def test_a_schema_that_is_behind_is_not_ready_until_it_is_migrated(empty_databas
         assert service.client.get("/healthz").status_code == 200
         assert "Run `ingest migrate`" in service.log.read_text()
 
-        migrate.migrate(empty_database, chunk_interval_hours=24)
+        migrate.migrate(roles.url(empty_database, roles.owner), chunk_interval_hours=24)
 
         _await_ready(service)
         assert service.verdict([wire_event()])["accepted"] == 1
@@ -133,7 +135,8 @@ def test_a_data_folder_that_can_not_be_is_one_line(tmp_path: Path) -> None:
 
 def test_the_first_batch_that_the_service_suggests_works_as_it_stands(service: RunningService) -> None:
     said = service.log.read_text()
-    suggestion = said[said.index("Send a first batch:") :].partition("\n")[2]
+    after = said[said.index("Send a first batch:") :].splitlines()[1:]
+    suggestion = "\n".join(itertools.takewhile(lambda line: line.startswith("  "), after))  # the log goes on after it
 
     done = subprocess.run(["bash", "-c", suggestion], capture_output=True, text=True, check=True)
 
@@ -181,16 +184,16 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     )
 
 
-def test_settings_come_from_dotenv_too(database_url: DatabaseUrl, tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text(f"DB_URL={database_url.reveal()}\nMAX_BULK_SIZE=5000000\n")
+def test_settings_come_from_dotenv_too(writer_url: DatabaseUrl, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"DB_URL={writer_url.reveal()}\nMAX_BULK_SIZE=5000000\n")
 
     done = subprocess.run(command("serve"), env=environment({}), cwd=tmp_path, capture_output=True, text=True)
 
     assert done.stderr == "ingest: MAX_BULK_SIZE='5000000' is not allowed: it must be a whole number from 1 to 100000.\n"
 
 
-def test_a_body_that_stalls_is_408(database_url: DatabaseUrl) -> None:
-    with started({"DB_URL": database_url.reveal(), "BODY_TIMEOUT_SECONDS": "0.3"}) as service:
+def test_a_body_that_stalls_is_408(writer_url: DatabaseUrl) -> None:
+    with started({"DB_URL": writer_url.reveal(), "BODY_TIMEOUT_SECONDS": "0.3"}) as service:
         address = (service.client.base_url.host, service.client.base_url.port or 0)
         with socket.create_connection(address, timeout=10) as slow:
             slow.sendall(
@@ -205,11 +208,11 @@ def test_a_body_that_stalls_is_408(database_url: DatabaseUrl) -> None:
         assert service.verdict([wire_event()])["accepted"] == 1
 
 
-def test_more_than_may_be_in_flight_is_503(database_url: DatabaseUrl) -> None:
+def test_more_than_may_be_in_flight_is_503(writer_url: DatabaseUrl) -> None:
     mib = 1024 * 1024
     limits = {"MAX_INFLIGHT_BYTES": str(mib), "MAX_BODY_SIZE": str(mib)}
     big = [wire_event(prompt="x" * (mib // 2))]
-    with started({"DB_URL": database_url.reveal(), **limits}) as service:
+    with started({"DB_URL": writer_url.reveal(), **limits}) as service:
         address = (service.client.base_url.host, service.client.base_url.port or 0)
         with socket.create_connection(address, timeout=10) as slow:
             head = f"POST {REQUESTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {mib}\r\n\r\n"

@@ -43,13 +43,13 @@ def test_running_twice_changes_nothing(empty_database: DatabaseUrl) -> None:
     assert servers.query(empty_database, CATALOG) == catalog
 
 
-def test_every_migration_can_run_again_as_plain_sql(database_url: DatabaseUrl) -> None:
+def test_every_migration_can_run_again_as_plain_sql(database_url: DatabaseUrl, owner_url: DatabaseUrl) -> None:
     """yoyo may run one twice: it marks a migration as applied in another transaction than the migration's own."""
     catalog = servers.query(database_url, CATALOG)
 
     for name in files.migration_names():
         servers.execute(
-            database_url,
+            owner_url,
             (files.migrations() / f"{name}.sql").read_text(),
         )
 
@@ -78,8 +78,8 @@ def test_a_run_killed_in_the_middle_is_finished_by_the_next(empty_database: Data
     newest = files.migration_names()[-1]
     servers.execute(empty_database, f"DELETE FROM analytics._yoyo_migration WHERE migration_id = '{newest}'")
     with psycopg.connect(empty_database.reveal()) as in_the_way:
-        # The last migration comments on this table and has to wait for the lock, in the middle of its transaction.
-        in_the_way.execute("LOCK TABLE analytics.message_archives IN ACCESS EXCLUSIVE MODE")
+        # yoyo has to wait for this lock half through: the migration is applied, and not marked as applied.
+        in_the_way.execute("LOCK TABLE analytics._yoyo_migration IN SHARE MODE")
         process = subprocess.Popen(command("migrate"), env=environment({"DB_URL": empty_database.reveal()}), cwd=tmp_path)
         _await(
             empty_database,
@@ -94,7 +94,9 @@ def test_a_run_killed_in_the_middle_is_finished_by_the_next(empty_database: Data
     assert applied(empty_database) == files.migration_names()
 
 
-async def test_a_newer_schema_is_refused(database_url: DatabaseUrl, tmp_path: Path) -> None:
+async def test_a_newer_schema_is_refused(
+    database_url: DatabaseUrl, owner_url: DatabaseUrl, writer_url: DatabaseUrl, tmp_path: Path
+) -> None:
     servers.execute(
         database_url,
         "INSERT INTO analytics._yoyo_migration (migration_hash, migration_id, applied_at_utc)"
@@ -102,25 +104,25 @@ async def test_a_newer_schema_is_refused(database_url: DatabaseUrl, tmp_path: Pa
     )
 
     with pytest.raises(errors.SchemaTooNew, match=r"9999\.from-the-future.*Run the newer release"):
-        await opened(database_url)
+        await opened(writer_url)
     with pytest.raises(errors.SchemaTooNew):
-        migrate.migrate(database_url, chunk_interval_hours=24)
+        migrate.migrate(owner_url, chunk_interval_hours=24)
 
-    for what in ("serve", "migrate"):
+    for what, url in (("serve", writer_url), ("migrate", owner_url)):
         done = subprocess.run(
-            command(what), env=environment({"DB_URL": database_url.reveal()}), cwd=tmp_path, capture_output=True, text=True
+            command(what), env=environment({"DB_URL": url.reveal()}), cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith("ingest: The database's schema is newer than this program")
 
 
-async def test_another_edition_than_recorded_is_refused(database_url: DatabaseUrl) -> None:
+async def test_another_edition_than_recorded_is_refused(database_url: DatabaseUrl, writer_url: DatabaseUrl) -> None:
     [(edition,)] = servers.query(database_url, "SELECT edition FROM analytics.installation")
     other = "postgresql" if edition != "postgresql" else "timescaledb"
     servers.execute(database_url, f"UPDATE analytics.installation SET edition = '{other}'")
 
     with pytest.raises(errors.EditionChanged, match=f"set up as {other} and answers as {edition}"):
-        await opened(database_url)
+        await opened(writer_url)
 
 
 async def test_a_schema_that_is_behind_is_waited_for(empty_database: DatabaseUrl) -> None:
@@ -140,11 +142,11 @@ async def test_a_schema_that_is_behind_is_waited_for(empty_database: DatabaseUrl
         await database.close()
 
 
-def test_the_chunk_interval_follows_the_setting(database_url: DatabaseUrl) -> None:
+def test_the_chunk_interval_follows_the_setting(database_url: DatabaseUrl, owner_url: DatabaseUrl) -> None:
     if servers.query(database_url, "SELECT edition FROM analytics.installation") == [("postgresql",)]:
         pytest.skip("native partitions take the interval when they are made")
 
-    migrate.migrate(database_url, chunk_interval_hours=6)
+    migrate.migrate(owner_url, chunk_interval_hours=6)
 
     intervals = servers.query(
         database_url,

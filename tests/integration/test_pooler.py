@@ -47,7 +47,7 @@ def pgbouncer(database: DatabaseUrl, pool_mode: str, folder: Path) -> Iterator[D
             pytest.skip("the server listens on a socket in a folder that PgBouncer's user can't enter")
         config.write_text(
             f"""[databases]
-pooled = host={target.host} port={target.port} dbname={target.dbname} user={target.user}
+pooled = host={target.host} port={target.port} dbname={target.dbname} user={target.user} password={target.password}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -73,15 +73,15 @@ pool_mode = {pool_mode}
         process.wait()
 
 
-async def test_transaction_mode_is_refused_at_the_start(database_url: DatabaseUrl, shared_folder: Path) -> None:
-    with pgbouncer(database_url, "transaction", shared_folder) as url:
+async def test_transaction_mode_is_refused_at_the_start(writer_url: DatabaseUrl, shared_folder: Path) -> None:
+    with pgbouncer(writer_url, "transaction", shared_folder) as url:
         database = Database(url, connections_max=4, timeout_seconds=10, queue_timeout_seconds=5)
         with pytest.raises(errors.PoolerUnsupported, match="session mode"):
             await database.open()
 
 
-async def test_session_mode_works(database_url: DatabaseUrl, shared_folder: Path) -> None:
-    with pgbouncer(database_url, "session", shared_folder) as url:
+async def test_session_mode_works(writer_url: DatabaseUrl, shared_folder: Path) -> None:
+    with pgbouncer(writer_url, "session", shared_folder) as url:
         database = Database(url, connections_max=4, timeout_seconds=10, queue_timeout_seconds=5)
         await database.open()
         try:

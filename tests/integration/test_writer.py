@@ -174,6 +174,7 @@ async def test_strict_stores_nothing_when_one_is_rejected(writer: BatchWriter, d
 # Nothing that our rules let through is refused, so these tests make the database pickier than it is.
 REFUSE_LISTED = """
     CREATE TABLE public.refused (event_id uuid PRIMARY KEY);
+    GRANT SELECT ON public.refused TO PUBLIC;
     CREATE FUNCTION public.refuse_listed() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF EXISTS (SELECT FROM public.refused WHERE event_id = NEW.event_id) THEN
@@ -338,8 +339,8 @@ async def test_a_lost_connection_is_unavailable_and_the_next_batch_works(
     assert again.outcomes == {0: Outcome.DUPLICATE}
 
 
-async def test_no_free_connection_in_time_is_a_full_queue(database_url: DatabaseUrl) -> None:
-    narrow = Database(database_url, connections_max=1, timeout_seconds=30, queue_timeout_seconds=0.05)
+async def test_no_free_connection_in_time_is_a_full_queue(writer_url: DatabaseUrl) -> None:
+    narrow = Database(writer_url, connections_max=1, timeout_seconds=30, queue_timeout_seconds=0.05)
     await narrow.open()
     try:
         async with narrow.connection():
@@ -349,12 +350,14 @@ async def test_no_free_connection_in_time_is_a_full_queue(database_url: Database
         await narrow.close()
 
 
-async def test_a_commit_waits_for_the_disk_whatever_the_server_defaults_to(database_url: DatabaseUrl) -> None:
+async def test_a_commit_waits_for_the_disk_whatever_the_server_defaults_to(
+    database_url: DatabaseUrl, writer_url: DatabaseUrl
+) -> None:
     servers.execute(
         database_url,
         f"ALTER DATABASE {database_url.reveal().partition('?')[0].rpartition('/')[2]} SET synchronous_commit = off",
     )
-    opened = Database(database_url, connections_max=1, timeout_seconds=30, queue_timeout_seconds=5)
+    opened = Database(writer_url, connections_max=1, timeout_seconds=30, queue_timeout_seconds=5)
     await opened.open()
     try:
         async with opened.connection() as connection:

@@ -1,5 +1,6 @@
 """What the documents say is what the program does."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,18 @@ def test_every_parameter_of_a_statement_is_explained() -> None:
         statement = path.read_text().removeprefix(comments)
         explained = set(re.findall(r"^-- (\$\d)", comments, re.MULTILINE))
         assert explained == set(re.findall(r"(?<!\$)\$\d", statement)), path.name
+
+
+def test_a_file_for_dbas_says_what_it_needs_and_how_to_undo_it_and_runs_without_psql() -> None:
+    files = [
+        ROOT / "sql/roles.sql",
+        ROOT / "sql/grants.sql",
+        *ROOT.glob("sql/policies/*/*.sql"),
+        *ROOT.glob("migrations/*.sql"),
+    ]
+
+    for path in files:
+        lines = path.read_text().splitlines()
+        header = "\n".join(itertools.takewhile(lambda line: line.startswith("--"), lines))
+        assert re.findall(r"^-- (Needs|Settings|Undo): ", header, re.MULTILINE) == ["Needs", "Settings", "Undo"], path.name
+        assert not [line for line in lines if line.startswith("\\")], path.name

@@ -17,6 +17,18 @@ def test_the_window_reaches_from_the_retention_to_the_skew() -> None:
 
 
 @pytest.mark.parametrize(
+    ("events_from", "oldest"),
+    [
+        (None, NOW - timedelta(days=180)),
+        (NOW - timedelta(days=200), NOW - timedelta(days=180)),
+        (NOW - timedelta(days=100), NOW - timedelta(days=100)),
+    ],
+)
+def test_the_window_begins_where_everything_is_still_known(events_from: datetime | None, oldest: datetime) -> None:
+    assert Window.around(NOW, 180, 300, events_from).oldest == oldest
+
+
+@pytest.mark.parametrize(
     ("times", "held"),
     [
         ([], True),

@@ -1,6 +1,7 @@
 """What is known to be wrong is not sent to the store, the rest is, once; and what comes of it is said."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from ingest.flow.batch import Batch, Stored
 from ingest.flow.intake import Intake
 from ingest.verdict import Outcome, Rejection
 from tests import samples
+
+EVENTS_FROM = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 class FakeStore:
@@ -25,6 +28,9 @@ class FakeStore:
     def check_ready(self) -> None:
         if self.problem is not None:
             raise self.problem
+
+    def events_from(self) -> datetime | None:
+        return EVENTS_FROM
 
     async def store(self, stream: Stream, items: Sequence[Any], *, strict: bool) -> Stored:
         self.asked.append((stream, items, strict))
@@ -141,3 +147,7 @@ def test_nobody_is_let_in_while_the_process_drains() -> None:
     for enter in (taking.check_open, taking.admit):
         with pytest.raises(errors.Draining):
             enter()
+
+
+def test_what_the_store_has_forgotten_is_passed_on() -> None:
+    assert intake(FakeStore()).events_from() == EVENTS_FROM

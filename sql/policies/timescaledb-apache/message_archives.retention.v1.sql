@@ -1,0 +1,24 @@
+-- Retention of analytics.message_archives on TimescaleDB's Apache edition: a job that `ingest maintain` runs;
+-- the chunks that are past it are dropped, one by one.
+--
+-- Needs:    migrations 0001 to 0010.
+-- Settings: analytics.retention_days (what was applied last, or 180): how many days archives are kept. Three days are added.
+-- Undo:     DELETE FROM analytics.maintenance_jobs WHERE policy = 'message_archives.retention'; what was dropped stays dropped.
+-- Look:     SELECT * FROM analytics.maintenance_jobs;
+--
+-- By hand, in psql: SELECT statement FROM analytics.statements_to_drop('message_archives', '{"retention_days": 180}') \gexec
+--
+-- A shorter retention deletes rows: it is refused unless the session says SET analytics.allow_data_loss = on.
+
+SELECT analytics.check_retention_change(
+    'message_archives',
+    (SELECT make_interval(days => (config ->> 'retention_days')::integer)
+     FROM analytics.maintenance_jobs
+     WHERE policy = 'message_archives.retention'),
+    make_interval(days => analytics.setting('retention_days')));
+
+SELECT analytics.ensure_job(
+    'message_archives.retention', $$SELECT statement FROM analytics.statements_to_drop('message_archives', $1)$$,
+    jsonb_build_object('retention_days', analytics.setting('retention_days')), interval '1 hour', 30);
+
+SELECT analytics.record_policy('message_archives.retention', 1, ARRAY['retention_days']);

@@ -1,0 +1,295 @@
+"""Rollups: the same figures on every edition, late data and duplicates included, and after the raw rows are gone."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.generate import Generator
+from ingest.events import USAGE_EVENTS, UsageEvent
+from ingest.settings import DatabaseUrl
+from ingest.store import migrate, policies, status
+from ingest.store.database import Database
+from ingest.store.writer import BatchWriter
+from tests import rollups, samples, servers
+from tests.service import started
+
+SETTINGS = {
+    "chunk_time_interval_hours": 24,
+    "compression_after_days": 7,
+    "retention_days": 180,
+    "dedupe_window_days": 180,
+}
+
+
+def generated(seed: int, count: int, span: timedelta, end: datetime) -> list[UsageEvent]:
+    """Realistic events of the time before `end`."""
+    events = Generator(seed, now=end).usage_events(count, span)
+    return msgspec.json.decode(msgspec.json.encode(events), type=list[UsageEvent])
+
+
+async def store(url: DatabaseUrl, events: Sequence[UsageEvent]) -> int:
+    """Stores events as the service does, but for the check of their age. Returns how many were new."""
+    database = Database(url, connections_max=2, timeout_seconds=30, queue_timeout_seconds=20)
+    await database.open()
+    try:
+        writer = BatchWriter(database, chunk_interval=timedelta(hours=24))
+        stored = 0
+        for start in range(0, len(events), 1000):
+            part = events[start : start + 1000]
+            stored += len(part) - len((await writer.store(USAGE_EVENTS, part, strict=False)).outcomes)
+        return stored
+    finally:
+        await database.close()
+
+
+def count(url: DatabaseUrl, what: str) -> Any:
+    [(value,)] = servers.query(url, f"SELECT {what}")
+    return value
+
+
+def test_rollups_outlive_the_raw_rows(owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
+    """200 days of events with a retention of 180, then with one of 365: no refresh reaches back over what was dropped."""
+    rollups.stop_scheduler(database_url)
+    now = datetime.now(UTC)
+    events = generated(1, 40_000, timedelta(days=200), now)
+    assert asyncio.run(store(writer_url, events)) == len(events)
+
+    policies.apply(owner_url, SETTINGS)
+    for _ in range(2):
+        rollups.run_jobs(owner_url)
+
+    oldest = count(database_url, "min(event_time) FROM analytics.usage_events")
+    assert now - timedelta(days=184) < oldest < now - timedelta(days=180)
+    rollups.assert_equal(database_url, events)
+    assert policies.plan(owner_url, SETTINGS).pending == []
+
+    longer = {**SETTINGS, "retention_days": 365, "dedupe_window_days": 365}
+    policies.apply(owner_url, longer)
+    for _ in range(2):
+        rollups.run_jobs(owner_url)
+    rollups.assert_equal(database_url, events)
+    assert policies.plan(owner_url, longer).pending == []
+
+
+def test_late_events_and_events_sent_twice(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    """Late ones go into compressed chunks where there are any; the next refresh has them, once."""
+    rollups.stop_scheduler(database_url)
+    now = datetime.now(UTC)
+    events = generated(2, 6000, timedelta(days=20), now)
+    on_time, late = events[::2], events[1::2]
+    asyncio.run(store(writer_url, on_time))
+    policies.apply(owner_url, SETTINGS)
+    rollups.run_jobs(owner_url)
+    rollups.assert_equal(database_url, on_time)
+
+    assert asyncio.run(store(writer_url, late)) == len(late)
+    assert asyncio.run(store(writer_url, events)) == 0
+    rollups.run_jobs(owner_url)
+
+    rollups.assert_equal(database_url, events)
+    assert count(database_url, "count(*) FROM analytics.usage_events") == len(events)
+
+
+def test_what_is_not_refreshed_yet_is_in_the_rollups(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    """They are real-time: all that is newer than the last refresh is computed by the query."""
+    rollups.stop_scheduler(database_url)
+    policies.apply(owner_url, SETTINGS)
+    events = generated(3, 3000, timedelta(days=3), datetime.now(UTC))
+    asyncio.run(store(writer_url, events))
+
+    rollups.assert_equal(database_url, events)
+
+
+def test_refreshing_again_changes_nothing(owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
+    """Only what changed is computed: after a second run no row of a rollup table was written again."""
+    if rollups.edition(database_url) == "timescaledb":
+        pytest.skip("TimescaleDB's own invalidation log decides there")
+    asyncio.run(store(writer_url, generated(4, 3000, timedelta(days=3), datetime.now(UTC))))
+    policies.apply(owner_url, SETTINGS)
+    rollups.run_jobs(owner_url)
+    written = when_written(database_url)
+
+    rollups.run_jobs(owner_url)
+    assert when_written(database_url) == written
+
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=30)
+    asyncio.run(store(writer_url, [samples.event(event_time=hour + timedelta(minutes=5))]))
+    rollups.run_jobs(owner_url)
+    rewritten = when_written(database_url)
+    assert {bucket for bucket in rewritten if rewritten[bucket] != written.get(bucket)} == {hour}
+
+
+def when_written(url: DatabaseUrl) -> dict[object, object]:
+    """For each hour of the rollup's table, the transaction that wrote it."""
+    rows = servers.query(url, "SELECT bucket, max(xmin::text::bigint) FROM analytics.usage_hourly_stored GROUP BY 1")
+    return {row[0]: row[1] for row in rows}
+
+
+def test_a_batch_in_flight_during_a_refresh_is_counted_by_the_next(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    """The refresh does not see what is not committed; its note is what brings it back."""
+    if rollups.edition(database_url) == "timescaledb":
+        pytest.skip("TimescaleDB's own invalidation log decides there")
+    policies.apply(owner_url, SETTINGS)
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    first, second = (
+        samples.event(event_time=yesterday, user_id="first"),
+        samples.event(event_time=yesterday, user_id="second"),
+    )
+    asyncio.run(store(writer_url, [first]))
+    with servers.connected(database_url) as in_flight:
+        in_flight.execute(
+            "INSERT INTO analytics.usage_events (event_id, event_time, user_id, team, service, provider, model, total_tokens)"
+            " VALUES (%s, %s, 'second', 'search', 'chat', 'openai', 'gpt-4o', 1234)",
+            (second.event_id, yesterday),
+        )
+        in_flight.execute(
+            "INSERT INTO analytics.usage_changes VALUES ('usage_hourly', date_bin('1 hour', %s, '2000-01-01 00:00:00+00'))",
+            (yesterday,),
+        )
+        rollups.run_jobs(owner_url)
+        rollups.assert_equal(database_url, [first])
+        in_flight.commit()
+
+    rollups.run_jobs(owner_url)
+    rollups.assert_equal(database_url, [first, second])
+
+
+def test_the_editions_agree_row_by_row() -> None:
+    """The same batches, late and repeated ones among them, into every database that can be had here: the same rollups."""
+    now = datetime.now(UTC)
+    events = generated(5, 8000, timedelta(days=30), now)
+    found: dict[str, dict[str, list[rollups.Row]]] = {}
+    for kind, start in servers.SERVERS.items():
+        with ExitStack() as stack:
+            try:
+                server = stack.enter_context(start())
+            except servers.Unavailable:
+                continue
+            name = f"ingest_test_{os.getpid()}_agree"
+            servers.execute(server.admin, f"CREATE DATABASE {name}")
+            stack.callback(servers.execute, server.admin, f"DROP DATABASE {name} WITH (FORCE)")
+            url = server.url_of(name)
+            migrate.migrate(url, chunk_interval_hours=24)
+            rollups.stop_scheduler(url)
+            asyncio.run(store(url, events[::3] + events[::6]))
+            policies.apply(url, SETTINGS)
+            rollups.run_jobs(url)
+            asyncio.run(store(url, events[1::3] + events[2::3] + events[::2]))
+            rollups.run_jobs(url)
+            found[f"{kind}: {rollups.edition(url)}"] = {rollup: rollups.stored(url, rollup) for rollup in rollups.ROLLUPS}
+
+    assert found
+    recomputed = {rollup: rollups.expected(rollup, events) for rollup in rollups.ROLLUPS}
+    for edition, rows in found.items():
+        for rollup in rollups.ROLLUPS:
+            assert rows[rollup] == recomputed[rollup], (edition, rollup)
+
+
+def test_the_bounds_of_the_buckets_are_documented_right(database_url: DatabaseUrl) -> None:
+    [(bounds,)] = servers.query(database_url, "SELECT analytics.latency_bounds()")
+
+    assert tuple(bounds) == rollups.LATENCY_BOUNDS_MS  # type: ignore[arg-type]
+    assert max(high / low for low, high in zip(rollups.LATENCY_BOUNDS_MS, rollups.LATENCY_BOUNDS_MS[1:], strict=False)) <= 1.6
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_percentile_is_off_by_a_factor_of_1_6_at_most(shared_database_url: DatabaseUrl, data: st.DataObject) -> None:
+    latencies = sorted(data.draw(st.lists(st.integers(0, 3_000_000), min_size=1, max_size=200)))
+    fraction = data.draw(st.sampled_from([0.5, 0.95, 0.99, 0.001, 1.0]))
+    counted = [sum(latency <= bound for latency in latencies) for bound in rollups.LATENCY_BOUNDS_MS]
+
+    [(answer, exact)] = servers.query(
+        shared_database_url,
+        "SELECT analytics.latency_percentile(%s::bigint[], %s, %s, %s),"
+        " (SELECT percentile_disc(%s) WITHIN GROUP (ORDER BY latency) FROM unnest(%s::integer[]) latency)",
+        *(counted, len(latencies), latencies[-1], fraction, fraction, latencies),
+    )
+
+    assert isinstance(answer, float)
+    assert isinstance(exact, int)
+    if exact <= 10:
+        assert 0 <= answer <= 10
+    elif exact <= 630_000:
+        assert exact / 1.6 <= answer <= exact * 1.6
+    else:
+        assert 630_000 <= answer <= latencies[-1]
+
+
+def test_percentiles_of_rows_that_are_added_up(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    rollups.stop_scheduler(database_url)
+    policies.apply(owner_url, SETTINGS)
+    latencies = [20, 200, 2000]
+    asyncio.run(store(writer_url, [samples.event(latency_ms=ms, team=f"team-{ms}") for ms in latencies for _ in range(100)]))
+
+    [(p50, p95, p99)] = servers.query(
+        database_url,
+        "SELECT p50, p95, p99 FROM ("
+        "SELECT analytics.sum_latency_le(latency_le) AS le, sum(latency_count)::bigint AS n, max(latency_ms_max) AS longest"
+        " FROM analytics.usage_daily) added, analytics.latency_percentiles(le, n, longest)",
+    )
+
+    assert 160 < p50 <= 250 < 1600 < p95 <= p99 <= 2000  # type: ignore[operator]
+
+
+def test_old_chunks_take_a_quarter_of_the_room_or_less(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    if rollups.edition(database_url) != "timescaledb":
+        pytest.skip("only TimescaleDB Community compresses")
+    rollups.stop_scheduler(database_url)
+    now = datetime.now(UTC)
+    asyncio.run(store(writer_url, generated(6, 30_000, timedelta(days=2), now - timedelta(days=9))))
+    asyncio.run(store(writer_url, generated(7, 2000, timedelta(days=3), now)))
+    policies.apply(owner_url, SETTINGS)
+    rollups.run_jobs(owner_url)
+
+    [usage] = [table for table in status.status(owner_url).tables if table.table_name == "usage_events"]
+
+    assert usage.compressed_chunks == count(
+        database_url,
+        "count(*) FROM timescaledb_information.chunks"
+        " WHERE hypertable_name = 'usage_events' AND range_end < now() - interval '7 days'",
+    )
+    assert usage.compressed_chunks in range(1, usage.chunks)
+    assert usage.ratio is not None
+    assert usage.ratio >= 4
+
+
+def test_a_day_that_was_dropped_takes_no_events_though_the_retention_grew(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    """Its rollup is final and its ids are forgotten: what came then would be counted twice, or not at all."""
+    rollups.stop_scheduler(database_url)
+    now = datetime.now(UTC)
+    times = [now - timedelta(days=days) for days in (300, 250, 100)]
+    asyncio.run(store(writer_url, [samples.event(event_time=time) for time in times]))
+    policies.apply(owner_url, SETTINGS)
+    for _ in range(2):
+        rollups.run_jobs(owner_url)
+    longer = {**SETTINGS, "retention_days": 365, "dedupe_window_days": 365}
+    policies.apply(owner_url, longer)
+    rollups.run_jobs(owner_url)
+
+    with started({"DB_URL": writer_url.reveal(), "RETENTION_DAYS": "365"}) as service:
+        late = samples.wire_event(event_time=(now - timedelta(days=251)).isoformat())
+        assert service.post([late]).json()["errors"][0]["code"] == "too_old"
+        assert service.verdict([samples.wire_event(event_time=(now - timedelta(days=120)).isoformat())])["accepted"] == 1
+    rollups.run_jobs(owner_url)
+    assert count(database_url, "sum(requests) FROM analytics.usage_daily") == 4
