@@ -23,7 +23,8 @@ DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb')
        AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')
-       AND current_setting('shared_preload_libraries') ~ '\ytimescaledb\y'
+       -- There only where the library is loaded. (Not every user may see shared_preload_libraries.)
+       AND EXISTS (SELECT FROM pg_settings WHERE name = 'timescaledb.max_background_workers')
     THEN
         BEGIN
             CREATE EXTENSION timescaledb SCHEMA public;

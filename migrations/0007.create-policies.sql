@@ -121,7 +121,8 @@ BEGIN
 
     SELECT job_id, config INTO present
     FROM timescaledb_information.jobs
-    WHERE format('%s.%s', proc_schema, proc_name) = job_command;
+    WHERE format('%s.%s', proc_schema, proc_name) = job_command
+      AND pg_has_role(owner, 'USAGE'); -- anybody may make a job that can do nothing
     IF NOT FOUND THEN
         -- Without a limit of retries: a job that gave up would be found too late.
         PERFORM alter_job(
@@ -207,7 +208,8 @@ BEGIN
               WHEN 'rollups' THEN proc_schema = 'analytics' AND proc_name = 'refresh_rollups'
               WHEN 'pruning' THEN proc_schema = 'analytics' AND proc_name = 'prune_ledger'
           END
-      AND (hypertable_schema = 'analytics' OR hypertable_schema IS NULL);
+      AND (hypertable_schema = 'analytics' OR hypertable_schema IS NULL)
+      AND pg_has_role(owner, 'USAGE');
     IF policy_kind = 'compression' AND state IS NOT NULL THEN
         SELECT state || jsonb_build_object('orderby', orderby, 'segmentby', segmentby) INTO state
         FROM timescaledb_information.hypertable_columnstore_settings

@@ -8,8 +8,9 @@
 --
 -- How it works, and it is how continuous aggregates work, too:
 -- * Every batch notes in usage_changes which hours it wrote to, in its own transaction (sql/load/usage_events.note_changes).
--- * analytics.refresh_rollup_tables computes each noted hour anew, once it is over, and each day that has such an hour, and moves the
---   rollup's bound in analytics.time_bounds. Computing a bucket twice does no harm; nothing that did not change is computed.
+-- * analytics.refresh_rollup_tables computes each noted hour anew, once it is over, and each day that has such an hour, and
+--   moves the rollup's bound in analytics.time_bounds. Computing a bucket twice does no harm; nothing that did not change is
+--   computed.
 -- * The views join what is stored before the bound and what the raw rows say since: they are up to date at any moment. Only
 --   what arrives late, for an hour that is stored already, is seen after the next refresh.
 

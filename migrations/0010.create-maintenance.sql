@@ -24,9 +24,9 @@ BEGIN
 END
 $$;
 
--- Finds out by the rollups which days have lost raw rows, whoever dropped them, and notes it: a day that the rollup has and the raw
--- table no longer has. From then on no rollup of such a day is computed again, which would empty it, and the service takes no
--- event of that day, which would be counted twice if its id is forgotten, too.
+-- Finds out by the rollups which days have lost raw rows, whoever dropped them, and notes it: a day that the rollup has and
+-- the raw table no longer has. From then on no rollup of such a day is computed again, which would empty it, and the service
+-- takes no event of that day, which would be counted twice if its id is forgotten, too.
 CREATE OR REPLACE FUNCTION analytics.note_lost_days() RETURNS void
 LANGUAGE plpgsql
 AS $$

@@ -6,10 +6,11 @@
 -- Undo:     REVOKE ALL ON ALL TABLES IN SCHEMA analytics FROM ingest_writer, ingest_reader; and
 --           REVOKE ALL ON ALL ROUTINES IN SCHEMA analytics FROM ingest_writer;
 --
--- It takes nothing away: what a DBA grants besides, stays. A table gets only what is missing, because a GRANT on a hypertable writes
--- to the catalog entries of all its chunks, where it could meet a job that does the same.
+-- It takes nothing away: what a DBA grants besides, stays. A table gets only what is missing, because a GRANT on a hypertable
+-- writes to the catalog entries of all its chunks, where it could meet a job that does the same.
 --
--- Functions need no grant but one: they have the rights of their caller, also those that the rollup views call.
+-- Functions need no grant but one: they have the rights of their caller, also those that the rollup views call. So has a
+-- background job: TimescaleDB Community lets everybody make one, and the writer's could do no more than the writer.
 
 DO $$
 DECLARE
@@ -26,7 +27,7 @@ BEGIN
             ('writer', 'SELECT', '_yoyo_migration',     NULL),
             ('writer', 'SELECT', 'installation',        NULL),
             ('writer', 'SELECT', 'time_bounds',         NULL),
-            -- A batch (sql/load). Of the ledgers it reads what ON CONFLICT, RETURNING and the judging name; of an event, nothing.
+            -- A batch (sql/load). Of the ledgers it reads what ON CONFLICT, RETURNING and judging name; of events, nothing.
             ('writer', 'INSERT', 'usage_event_ids',     NULL),
             ('writer', 'SELECT', 'usage_event_ids',     'event_id'),
             ('writer', 'SELECT', 'usage_event_ids',     'fingerprint'),
@@ -56,8 +57,8 @@ BEGIN
             ELSE has_column_privilege(role_name, relation, column_name, privilege)
         END
         UNION ALL
-        -- Plain PostgreSQL: which partitions there are, and one more where a batch needs it. That function, and no other, has its
-        -- owner's rights, so 0006 took it from PUBLIC.
+        -- Plain PostgreSQL: which partitions there are, and one more where a batch needs it. That function, as no other, has
+        -- its owner's rights, so 0006 took it from PUBLIC.
         SELECT format(
             'GRANT SELECT ON analytics.partitions TO %1$I;'
             'GRANT EXECUTE ON FUNCTION analytics.ensure_partition(text, timestamptz, interval) TO %1$I', role_name)

@@ -2,23 +2,25 @@
 -- * ingest_owner owns the schema: `ingest migrate`, `ingest policies` and `ingest maintain` run as it.
 -- * ingest_writer is what the service runs as. It may insert into what it writes, and nothing else: it can't read, change or
 --   delete an event, nor make a table.
--- * ingest_reader is for reports: usage events, ids, rollups, the state of the policies. It can't read message_archives; to let it:
---   GRANT SELECT ON analytics.message_archives TO ingest_reader. Events have a prompt, too, where a client sends one.
+-- * ingest_reader is for reports: usage events (with the prompt, where a client sends one), ids, rollups, the state of the
+--   policies. Not message_archives; if it is to: GRANT SELECT ON analytics.message_archives TO ingest_reader;
 --
--- Run it in the service's database before the first `ingest migrate`: psql -v ON_ERROR_STOP=1 -f sql/roles.sql. The roles have no
--- password then: give them one each (\password ingest_writer), or let pg_hba.conf decide. What they may do with the tables is
--- said by sql/grants.sql, which `ingest migrate` and `ingest policies apply` run.
+-- Run it in the service's database, before the first `ingest migrate`: psql -v ON_ERROR_STOP=1 -f sql/roles.sql
+-- The roles have no password then: give each one (\password ingest_writer), or let pg_hba.conf decide. What they may do with
+-- the tables stands in sql/grants.sql, which `ingest migrate` and `ingest policies apply` run.
 --
 -- Needs:    a superuser, or who owns the database and may create roles and the extension timescaledb. Such a user becomes a
 --           member of the owner.
--- Settings: analytics.owner_role, analytics.writer_role, analytics.reader_role: other names, for a second installation on
---           the same server (what was chosen before, or the names above). With psql: PGOPTIONS='-c analytics.writer_role=ingest2_writer'.
--- Undo:     in each database that has them, REASSIGN OWNED BY ingest_owner TO another role, then DROP TABLE analytics.roles, then
---           DROP OWNED BY ingest_owner, ingest_writer, ingest_reader; at last DROP ROLE ingest_owner, ingest_writer, ingest_reader.
+-- Settings: analytics.owner_role, analytics.writer_role, analytics.reader_role: other names, for a second installation on the
+--           same server (what was chosen before, or the names above). For psql they go into PGOPTIONS:
+--           PGOPTIONS='-c analytics.owner_role=… -c analytics.writer_role=… -c analytics.reader_role=…'
+-- Undo:     in each database that has them: REASSIGN OWNED BY ingest_owner TO …; DROP TABLE analytics.roles;
+--           DROP OWNED BY ingest_owner, ingest_writer, ingest_reader; Then, once:
+--           DROP ROLE ingest_owner, ingest_writer, ingest_reader;
 --
--- It may be run any number of times, and on an installation that another role has made: whatever is in the schema analytics becomes
--- the owner's, under short locks. The one thing that can't change hands is a TimescaleDB job that belongs to no table: such jobs are
--- deleted, and made again by `ingest policies apply`. Run that, or `ingest migrate`, as the owner afterwards.
+-- It may be run any number of times, and on an installation that another role has made: whatever is in the schema analytics
+-- becomes the owner's, under short locks. Only a TimescaleDB job that belongs to no table can't change hands: such jobs are
+-- deleted, and `ingest policies apply` makes them again. Run that, and `ingest migrate`, as the owner then.
 
 DO $$
 DECLARE
@@ -36,13 +38,14 @@ BEGIN
         CREATE SCHEMA analytics;
     END IF;
     IF to_regclass('analytics.roles') IS NULL THEN
-        -- sql/grants.sql reads the names here. They are of this database, while roles are of the server: another installation there
-        -- must not give its tables to our roles.
+        -- sql/grants.sql reads the names here. Roles belong to the server: another database on it, in which this file was not
+        -- run, must not open its tables to ours.
         CREATE TABLE analytics.roles (
             duty      text PRIMARY KEY CHECK (duty IN ('owner', 'writer', 'reader')),
             role_name name NOT NULL
         );
-        COMMENT ON TABLE analytics.roles IS 'Who is owner, writer and reader; written by sql/roles.sql, read by sql/grants.sql.';
+        COMMENT ON TABLE analytics.roles IS
+            'Who is owner, writer and reader: written by sql/roles.sql, read by sql/grants.sql.';
     END IF;
 
     FOR chosen IN
@@ -71,13 +74,12 @@ BEGIN
         EXECUTE format('GRANT %I TO CURRENT_USER', owner_role);
     END IF;
 
-    -- PUBLIC may do these things in most databases. Where somebody took them away, our roles still need them: a place to connect
-    -- to, and the writer its staging tables.
+    -- PUBLIC may do this in a new database, but not in every other. The writer's staging tables are temporary ones.
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I, %I, %I', current_database(), owner_role, writer_role, reader_role);
     EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), writer_role);
 
-    -- A server that preloads TimescaleDB was set up for it. Made here, the extension asks no right of the owner. (pg_settings has the
-    -- setting only where the library is loaded; shared_preload_libraries would be hidden from who is no superuser.)
+    -- A server that preloads TimescaleDB was set up for it. Made here, the extension asks no right of the owner. The setting
+    -- exists where the library is loaded, and everybody sees it; shared_preload_libraries is for superusers to see.
     IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb')
        AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')
        AND EXISTS (SELECT FROM pg_settings WHERE name = 'timescaledb.max_background_workers')
@@ -85,7 +87,7 @@ BEGIN
         CREATE EXTENSION timescaledb SCHEMA public;
     END IF;
 
-    -- From here on it is about what is there already: in a new database, the schema and analytics.roles.
+    -- From here on it is about what is there already; in a new database, that is the schema and analytics.roles.
     IF (SELECT nspowner FROM pg_namespace WHERE nspname = 'analytics') <> owner_oid THEN
         EXECUTE format('ALTER SCHEMA analytics OWNER TO %I', owner_role);
     END IF;
@@ -93,8 +95,9 @@ BEGIN
 
     -- Tables, partitions and views. Indexes, sequences of columns, chunks and jobs of a table go with it.
     FOR statement IN
-        SELECT format('ALTER %s %s OWNER TO %I', CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END,
-                      oid::regclass, owner_role)
+        SELECT format(
+            'ALTER %s %s OWNER TO %I',
+            CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END, oid::regclass, owner_role)
         FROM pg_class
         WHERE relnamespace = 'analytics'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')
           AND relowner <> owner_oid
@@ -129,8 +132,8 @@ BEGIN
         END LOOP;
     END IF;
 
-    IF has_schema_privilege(writer_role, 'public', 'CREATE') THEN
-        RAISE WARNING 'PUBLIC may make tables in the schema public of this database, as before PostgreSQL 15, so % may, too', writer_role
+    IF has_schema_privilege(writer_role, to_regnamespace('public'), 'CREATE') THEN
+        RAISE WARNING '% may make tables in the schema public, because PUBLIC may, as before PostgreSQL 15', writer_role
             USING HINT = 'If no other program needs it: REVOKE CREATE ON SCHEMA public FROM PUBLIC;';
     END IF;
 END

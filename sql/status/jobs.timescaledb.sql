@@ -1,6 +1,7 @@
 -- The jobs on TimescaleDB Community: those of our policies, and those that somebody made by hand (policy IS NULL). The database's
 -- own jobs, for all databases alike, are left out.
 SELECT CASE
+           WHEN NOT pg_has_role(jobs.owner, 'USAGE') THEN NULL
            WHEN jobs.proc_schema = 'analytics' AND jobs.proc_name = 'refresh_rollups' THEN 'usage_events.rollups'
            WHEN jobs.proc_schema = 'analytics' AND jobs.proc_name = 'prune_ledger' THEN 'usage_event_ids.pruning'
            WHEN jobs.hypertable_schema = 'analytics' AND jobs.proc_name = 'policy_compression'

@@ -1,5 +1,5 @@
--- What the tables take, on PostgreSQL, which compresses nothing. `rows` is an estimate; a partition that was never analyzed counts
--- as many as its pages would hold at 200 bytes each.
+-- What the tables take, on PostgreSQL, which compresses nothing. `rows` is an estimate; a partition that was never analyzed
+-- counts as many as its pages would hold at 200 bytes each.
 SELECT parent.relname                                                                       AS table_name,
        count(partition.oid)                                                                 AS chunks,
        NULL::bigint                                                                         AS compressed_chunks,

@@ -1,5 +1,5 @@
--- Partitions of analytics.usage_events on PostgreSQL: a job that `ingest maintain` runs; made days ahead, so that no batch has to.
--- What falls outside of them gets its partition from the batch that needs it.
+-- Partitions of analytics.usage_events on PostgreSQL: a job that `ingest maintain` runs; made days ahead, so that no batch
+-- has to. What falls outside of them gets its partition from the batch that needs it.
 --
 -- Needs:    migrations 0001 to 0010.
 -- Settings: analytics.chunk_time_interval_hours (what was applied last, or 24): how much time a new partition holds.

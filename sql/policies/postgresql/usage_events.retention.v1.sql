@@ -2,7 +2,8 @@
 -- the partitions that are past it are detached and dropped, one by one.
 --
 -- Needs:    migrations 0001 to 0010; usage_events.rollups.v1.sql.
--- Settings: analytics.retention_days (what was applied last, or 180): how many days events are kept. Three days are added, and the rollups must have them.
+-- Settings: analytics.retention_days (what was applied last, or 180): how many days events are kept. Three days are added,
+--           and the rollups must have them.
 -- Undo:     DELETE FROM analytics.maintenance_jobs WHERE policy = 'usage_events.retention'; what was dropped stays dropped.
 -- Look:     SELECT * FROM analytics.maintenance_jobs;
 --

@@ -1,6 +1,6 @@
--- Rollups on TimescaleDB's Apache edition: a job that `ingest maintain` runs, in the tables behind the views analytics.usage_hourly,
--- analytics.usage_daily and analytics.usage_daily_by_user. The views are up to date at any moment; only what arrives late, for
--- an hour or day that is stored already, waits for the next run.
+-- Rollups on TimescaleDB's Apache edition: a job that `ingest maintain` runs, in the tables behind the views
+-- analytics.usage_hourly, analytics.usage_daily and analytics.usage_daily_by_user. The views are up to date at any moment;
+-- only what arrives late, for an hour or day that is stored already, waits for the next run.
 --
 -- Needs:    migrations 0001 to 0010 (0009 has the tables and views and says how they work).
 -- Settings: none.

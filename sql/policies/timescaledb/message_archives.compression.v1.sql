@@ -2,13 +2,13 @@
 --
 -- Needs:    migrations 0001 to 0010.
 -- Settings: analytics.compression_after_days (what was applied last, or 7): how old a chunk is when it is compressed.
--- Undo:     CALL remove_columnstore_policy('analytics.message_archives'); compressed chunks stay readable and writable. To have them
---           as they were: SELECT decompress_chunk(c, true) FROM show_chunks('analytics.message_archives') c; inserts into a chunk
---           wait while it is decompressed.
+-- Undo:     CALL remove_columnstore_policy('analytics.message_archives'); compressed chunks stay readable and writable. To
+--           have them as they were: SELECT decompress_chunk(c, true) FROM show_chunks('analytics.message_archives') c;
+--           inserts into a chunk wait while it is decompressed.
 -- Look:     SELECT * FROM chunk_columnstore_stats('analytics.message_archives');
 --
--- Order stored_at DESC, no segment column, a bloom filter on event_id. Measured on TimescaleDB 2.28.3, 2 cores, 52,000 archives of
--- the benchmarks' generator in 3 chunks, 112 MB; medians, warm:
+-- Order stored_at DESC, no segment column, a bloom filter on event_id. Measured on TimescaleDB 2.28.3, 2 cores, 52,000
+-- archives of the benchmarks' generator in 3 chunks, 112 MB; medians, warm:
 --                                   MB   one archive    ten minutes
 --                                        by id
 --   not compressed                 112       0.5 ms        13 ms
@@ -16,9 +16,9 @@
 --   without the bloom filter      52.1       5.7           12
 --   segmentby service             52.2       5.6           75
 --   TimescaleDB's own default     71.0       8.7           46
--- * The text is nearly all of it, and how it is packed matters more than the layout: with lz4 it is 42.6 MB, compressed four times
---   as fast and read twice as fast. Where the server has lz4, for the role that owns the jobs:
---   ALTER ROLE ingest_owner SET default_toast_compression = 'lz4';
+-- * The text is nearly all of it, and how it is packed matters more than the layout: with lz4 it is 42.6 MB, compressed four
+--   times as fast and read twice as fast. Where the server has lz4, for the role that owns the jobs: ALTER ROLE ingest_owner
+--   SET default_toast_compression = 'lz4';
 
 DO $$
 DECLARE

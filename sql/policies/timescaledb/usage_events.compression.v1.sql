@@ -2,13 +2,13 @@
 --
 -- Needs:    migrations 0001 to 0010.
 -- Settings: analytics.compression_after_days (what was applied last, or 7): how old a chunk is when it is compressed.
--- Undo:     CALL remove_columnstore_policy('analytics.usage_events'); compressed chunks stay readable and writable. To have them
---           as they were: SELECT decompress_chunk(c, true) FROM show_chunks('analytics.usage_events') c; inserts into a chunk wait
---           while it is decompressed.
+-- Undo:     CALL remove_columnstore_policy('analytics.usage_events'); compressed chunks stay readable and writable. To have
+--           them as they were: SELECT decompress_chunk(c, true) FROM show_chunks('analytics.usage_events') c; inserts into a
+--           chunk wait while it is decompressed.
 -- Look:     SELECT * FROM chunk_columnstore_stats('analytics.usage_events');
 --
--- Order event_time DESC, no segment column, a bloom filter on user_id. Measured on TimescaleDB 2.28.3, 2 cores, a chunk of 400,000
--- events of the benchmarks' generator, 186 MB with its indexes; medians, warm:
+-- Order event_time DESC, no segment column, a bloom filter on user_id. Measured on TimescaleDB 2.28.3, 2 cores, a chunk of
+-- 400,000 events of the benchmarks' generator, 186 MB with its indexes; medians, warm:
 --                                   MB   one event by   one user's   tokens by    an hour's   latest 50
 --                                        id and time    day          team, a day  rollup
 --   not compressed                 186       0.7 ms       0.7 ms       108 ms       14 ms        0.8 ms
@@ -19,10 +19,11 @@
 --   segmentby team                24.4       1.4          5.2            3          12         186
 --   TimescaleDB's own default     38.9      14.4          0.8           26          66         289
 -- * A filter on event_id is looked at before the time is, which makes the lookup that knows the time slower; the ledger knows it.
--- * By team it would be a tenth smaller, but `team` is whatever clients send: with 2000 teams it is 3 % larger, and an hour's rollup
---   takes twice as long. Reports by team read the rollups.
--- * Late rows cost no more than others: 1000 of them 18.8 ms into a compressed chunk, 22.0 ms into one that is not. Compressing
---   such a chunk again takes 0.03 to 1.1 s and holds up no insert; the first compression (1.4 s) holds up inserts into that chunk.
+-- * By team it would be a tenth smaller, but `team` is whatever clients send: with 2000 teams it is 3 % larger, and an hour's
+--   rollup takes twice as long. Reports by team read the rollups.
+-- * Late rows cost no more than others: 1000 of them 18.8 ms into a compressed chunk, 22.0 ms into one that is not.
+--   Compressing such a chunk again takes 0.03 to 1.1 s and holds up no insert; the first compression (1.4 s) holds up inserts
+--   into that chunk.
 
 DO $$
 DECLARE

@@ -15,9 +15,9 @@
 -- The rollups outlive the raw rows. A refresh over a range whose chunks were dropped would delete the rollup there: dropping
 -- a chunk counts as a change of it. So the refresh begins two days past the retention while chunks go three days past it
 -- (usage_events.retention), and never before analytics.time_bounds.raw_rows_from. That is why the job is not one of
--- add_continuous_aggregate_policy: its start_offset is fixed, and when the retention grows from 180 to 365 days it would reach back over
--- half a year that is gone. (Tried on TimescaleDB 2.28.3: the rollups of that half year were deleted.) One job in place of three also
--- refreshes the days right after the hours they are made of.
+-- add_continuous_aggregate_policy: its start_offset is fixed, and when the retention grows from 180 to 365 days it would
+-- reach back over half a year that is gone. (Tried on TimescaleDB 2.28.3: a refresh over 110 dropped days deleted 2637 of 4800
+-- hours.) One job in place of three also refreshes the days right after the hours they are made of.
 
 DO $$
 BEGIN
