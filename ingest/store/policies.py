@@ -24,7 +24,7 @@ from ingest.store.editions import Edition
 KINDS = ("partitions", "compression", "rollups", "retention", "pruning")
 
 LOCK_WAIT_SECONDS = 300
-TABLE_LOCK_SECONDS = 10
+TABLE_LOCK_SECONDS = 3
 
 _FILE_NAME = re.compile(r"(?P<policy>\w+\.(?P<kind>\w+))\.v(?P<version>\d+)\.sql")
 _SETTING_READ = re.compile(r"analytics\.setting\('(\w+)'\)")

@@ -285,11 +285,11 @@ def test_the_answers_in_the_examples_are_valid() -> None:
 
 
 REQUESTS: list[Any] = [
-    pytest.param({"json": [wire_event()]}, 200, id="stored"),
+    pytest.param({"json": [wire_event(event_time=NOW.isoformat())]}, 200, id="stored"),
     pytest.param({"json": []}, 200, id="empty"),
-    pytest.param({"json": [wire_event()], "headers": {"Prefer": "handling=strict"}}, 200, id="stored strictly"),
-    pytest.param({"json": [wire_event(), {}]}, 200, id="some rejected"),
-    pytest.param({"json": [wire_event(), {}], "headers": {"Prefer": "handling=strict"}}, 422, id="rejected strictly"),
+    pytest.param({"json": [wire_event(event_time=NOW.isoformat())], "headers": {"Prefer": "handling=strict"}}, 200, id="stored strictly"),
+    pytest.param({"json": [wire_event(event_time=NOW.isoformat()), {}]}, 200, id="some rejected"),
+    pytest.param({"json": [wire_event(event_time=NOW.isoformat()), {}], "headers": {"Prefer": "handling=strict"}}, 422, id="rejected strictly"),
     pytest.param({"json": [{}]}, 422, id="all rejected"),
     pytest.param({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, id="no JSON"),
     pytest.param({"json": [], "headers": {"Content-Encoding": "gzip"}}, 400, id="no gzip"),
@@ -344,7 +344,7 @@ async def test_what_is_answered_when_the_store_fails_is_documented(
 ) -> None:
     database.broken = broken
 
-    answer = await client.post("/events", json=[wire_event()])
+    answer = await client.post("/events", json=[wire_event(event_time=NOW.isoformat())])
 
     assert answer.status_code == status
     assert_documented(answer, "/events", "post")
