@@ -1,6 +1,7 @@
 """The composition root: the only module that knows both wings. `Service.running` opens and closes everything."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from ingest import errors
 from ingest.events import MESSAGE_ARCHIVES, USAGE_EVENTS, Stream
 from ingest.flow.admission import Admission
 from ingest.flow.intake import Intake
@@ -23,6 +25,8 @@ from ingest.web.body import BodyLimits
 from ingest.web.health import Health
 from ingest.web.ingestion import BatchLimits, BulkEndpoint
 from ingest.web.request_ids import RequestIds
+
+logger = logging.getLogger(__name__)
 
 BULK_PATHS: Mapping[Stream, str] = {
     USAGE_EVENTS: "/api/v1/ingest/requests:bulk",
@@ -50,15 +54,22 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Opens everything, and closes it at the end. Raises errors.SetupError as Database.open does."""
         await self.database.open()
-        maintenance = asyncio.create_task(self._maintenance.run(), name="maintenance") if self._maintenance else None
+        maintenance = asyncio.create_task(self._maintain(), name="maintenance")
         try:
             yield
         finally:
-            if maintenance is not None:
-                maintenance.cancel()
-                with suppress(asyncio.CancelledError):
-                    await maintenance
+            maintenance.cancel()
+            with suppress(asyncio.CancelledError):
+                await maintenance
             await self.database.close()
+
+    async def _maintain(self) -> None:
+        if self._maintenance is None:
+            return
+        try:
+            await self._maintenance.run()
+        except errors.PolicyRefused as refusal:
+            logger.info("No maintenance by this process: %s", refusal)
 
     def drain(self) -> None:
         """Takes no more work; what was taken is finished."""

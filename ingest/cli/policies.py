@@ -60,7 +60,7 @@ def _apply(options: argparse.Namespace, chosen: Settings) -> int:
         print(_json(done))
     elif done.pending:
         for policy in done.pending:
-            _show_policy(policy)
+            print(f"{_MARKS[policy.action]} {policy.file}")
         print(f"\n{len(done.pending)} policies applied.")
     else:
         print("Nothing to do: the database has what the settings and the files say.")
@@ -162,10 +162,14 @@ def _show_status(found: Status, now: datetime) -> None:
     )
     oldest = f", the oldest of {found.ledger.oldest:%Y-%m-%d %H:%M}" if found.ledger.oldest else ""
     console.print(f"\nLedger: about {found.ledger.rows:,} ids, {_bytes(found.ledger.bytes)}{oldest}")
+    if found.pending is not None and found.pending.oldest is not None:
+        oldest_bucket = f"{found.pending.oldest:%Y-%m-%d %H:%M}"
+        console.print(f"Rollups: {found.pending.buckets:,} hours and days changed, the oldest of {oldest_bucket} UTC")
     for name, moment in found.bounds.items():
         words = {
-            "raw_rows_from": "Days that lost raw rows end at",
+            "raw_rows_from": "Raw rows were dropped before",
             "ids_from": "Ids are forgotten before",
+            "all_refreshed_at": "All rollups were refreshed, as far back as there are rows, at",
         }.get(name, f"{name} is computed up to")
         console.print(f"{words} {moment:%Y-%m-%d %H:%M} UTC")
 

@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 def serve(options: argparse.Namespace, chosen: Settings) -> int:
     """Runs the service until it is told to stop (Ctrl-C or SIGTERM), then finishes what it took and stops."""
-    # Until the server runs and takes the signal, SIGTERM leaves as Ctrl-C does: the embedded database is to be stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _listening(options.host, options.port) as listener, database_of(chosen) as (url, server):
         if server is not None:
             print(f"PostgreSQL  embedded, data in {server.data_dir}", flush=True)

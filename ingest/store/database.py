@@ -254,6 +254,7 @@ class Database:
     async def _reread_bounds(self) -> None:
         """Takes notice of what was dropped or forgotten since. If the database is away, a writer will find out."""
         with suppress(errors.IngestError):
+            await self._ask()  # which connects anew, if need be
             async with self._probe_lock:
                 with failures.translated():
                     async with asyncio.timeout(PING_TIMEOUT_SECONDS):

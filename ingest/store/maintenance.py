@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
 
 
 class NothingToMaintain(Exception):
@@ -48,7 +49,7 @@ class Maintenance:
     async def run(self) -> None:
         """Runs what is due, again and again, until it is cancelled. What goes wrong is logged and tried again.
 
-        Returns if there is nothing to maintain here.
+        Returns if there is nothing to maintain here. Raises errors.PolicyRefused if this user may not maintain.
         """
         while True:
             try:
@@ -58,6 +59,8 @@ class Maintenance:
             except NothingToMaintain as reason:
                 logger.info("No maintenance by this process: %s", reason)
                 return
+            except errors.PolicyRefused:
+                raise
             except errors.IngestError as problem:
                 if str(problem) != self._problem:
                     logger.warning("Maintenance waits: %s", problem)
@@ -69,10 +72,14 @@ class Maintenance:
     async def run_all(self) -> list[JobRun]:
         """Runs every job once, due or not; waits first for another process that leads.
 
-        Raises NothingToMaintain, errors.Unavailable, and errors.SetupError as `editions.inspect`.
+        Raises NothingToMaintain, errors.PolicyRefused if this user may not or another process is at it for long, and
+        errors.Unavailable and errors.SetupError as `editions.inspect`.
         """
         async with self._connection() as connection:
-            await connection.execute(files.sql("maintain/lock"))
+            try:
+                await connection.execute(files.sql("maintain/lock"))
+            except asyncpg.LockNotAvailableError:
+                raise errors.PolicyRefused("Another process has been maintaining this database for a minute.") from None
             return await _run_jobs(connection, everything=True)
 
     async def run_due(self) -> list[JobRun]:
@@ -93,13 +100,17 @@ class Maintenance:
                 if facts.edition is Edition.TIMESCALEDB:
                     raise NothingToMaintain("TimescaleDB Community runs the policies itself.")
                 if not await connection.fetchval(files.sql("maintain/rights")):
-                    raise NothingToMaintain(
-                        "this user does not own the tables. Run `ingest maintain` as their owner, beside the service."
+                    raise errors.PolicyRefused(
+                        "This user does not own the tables, and may not maintain them. Run `ingest maintain` as their owner."
                     )
                 await connection.execute(files.sql("maintain/session"))
                 yield connection
         finally:
-            connection.terminate()
+            # Not at once: a job that runs must be told to stop, or it goes on without us.
+            try:
+                await connection.close(timeout=CLOSE_SECONDS)
+            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection.terminate()
 
 
 async def _run_jobs(connection: asyncpg.Connection, *, everything: bool) -> list[JobRun]:
@@ -118,7 +129,8 @@ async def _attempt(connection: asyncpg.Connection, job: Mapping[str, Any]) -> st
     arguments = (job["config"],) if "$1" in job["command"] else ()
     try:
         for row in await connection.fetch(job["command"], *arguments):
-            await connection.execute(row[0])
+            if row[0] is not None:
+                await connection.execute(row[0])
     except asyncpg.PostgresError as error:
         if connection.is_closed() or error.sqlstate.startswith("57P"):
             raise

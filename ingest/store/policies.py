@@ -6,6 +6,7 @@ right after it; a policy is to be applied again when its file, a setting it read
 
 import hashlib
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,10 +25,14 @@ from ingest.store.editions import Edition
 KINDS = ("partitions", "compression", "rollups", "retention", "pruning")
 
 LOCK_WAIT_SECONDS = 300
-TABLE_LOCK_SECONDS = 3
+
+# Batches queue behind who waits for an exclusive lock on their table, so the waits are short and repeated.
+TABLE_LOCK_SECONDS = 0.5
+TABLE_LOCK_ATTEMPTS = 20
+TABLE_LOCK_PAUSE_SECONDS = 1.0
 
 _FILE_NAME = re.compile(r"(?P<policy>\w+\.(?P<kind>\w+))\.v(?P<version>\d+)\.sql")
-_SETTING_READ = re.compile(r"analytics\.setting\('(\w+)'\)")
+_SETTING_READ = re.compile(r"analytics\.setting\('(\w+)', ")
 
 Connection = psycopg.Connection[DictRow]
 
@@ -122,8 +127,8 @@ def apply(
 ) -> Plan:
     """Applies what differs, and returns the plan that it followed. Of two at once the second waits, and finds nothing to do.
 
-    All files run in one transaction. The exception is TimescaleDB Community with rows past the retention that the rollups do
-    not hold yet: continuous aggregates can't be filled in a transaction, so they are made and filled before the retention.
+    All files run in one transaction. The exception is a retention on TimescaleDB Community that will drop rows at once:
+    continuous aggregates can't be refreshed in a transaction, so they are made and brought up to date before it is set.
 
     say: is told about steps that take long, a line at a time.
 
@@ -132,7 +137,12 @@ def apply(
     """
     with connected(url) as connection:
         connection.add_notice_handler(lambda notice: _pass_on(notice, say))
-        connection.execute(files.sql("state/lock_policies").encode())
+        try:
+            connection.execute(files.sql("state/lock_policies").encode())
+        except psycopg.errors.LockNotAvailable as error:
+            raise errors.PolicyRefused(
+                f"Another program has been applying policies for {LOCK_WAIT_SECONDS} s. Nothing is changed; try again later."
+            ) from error
         with connection.transaction():
             planned = _plan(connection, settings)
         pending = {policy.policy for policy in planned.pending}
@@ -145,10 +155,10 @@ def apply(
                 f"A shorter retention deletes rows ({', '.join(refused)}). Nothing is changed. If that is what you want, run "
                 "`ingest policies apply --allow-data-loss`."
             )
-        if _must_fill_rollups(connection, planned.edition, settings):
+        if "usage_events.retention" in pending and _must_fill_rollups(connection, planned.edition, settings):
             first = [file for file in to_run if file.kind != "retention"]
             _run(connection, first, settings, allow_data_loss=allow_data_loss)
-            say("Rows past the retention go into the rollups before they are dropped:")
+            say("What the retention may drop goes into the rollups first:")
             connection.execute(files.sql("state/refresh_all_rollups").encode())
             to_run = [file for file in to_run if file.kind == "retention"]
         _run(connection, to_run, settings, allow_data_loss=allow_data_loss)
@@ -158,7 +168,9 @@ def apply(
 def _plan(connection: Connection, settings: Mapping[str, int]) -> Plan:
     edition = edition_of(connection)
     wanted = newest_files(edition)
-    rows = connection.execute(files.sql("state/policies").encode(), ([file.policy for file in wanted],)).fetchall()
+    rows = connection.execute(
+        files.sql("state/policies").encode(), ([file.policy for file in wanted], settings["retention_days"])
+    ).fetchall()
     others: list[str] = []
     if edition is Edition.TIMESCALEDB:
         jobs = connection.execute(files.sql("status/jobs.timescaledb").encode()).fetchall()
@@ -174,7 +186,9 @@ def _compare(file: PolicyFile, row: Mapping[str, Any], settings: Mapping[str, in
         changes += [
             Change(name, value, None, "made by hand; the file takes it over") for name, value in sorted(actual.items())
         ]
-        return PlannedPolicy(policy=file.policy, file=file.name, action="create", changes=changes)
+        return PlannedPolicy(
+            policy=file.policy, file=file.name, action="create", changes=changes, deletes_rows=row["deletes_rows"]
+        )
     changes = []
     if row["file"] != file.name:
         changes.append(Change("file", row["file"], file.name, "another version"))
@@ -199,7 +213,7 @@ def _compare(file: PolicyFile, row: Mapping[str, Any], settings: Mapping[str, in
         file=file.name,
         action="change" if changes else "none",
         changes=changes,
-        deletes_rows=file.kind == "retention" and desired["retention_days"] < applied.get("retention_days", 0),
+        deletes_rows=bool(changes) and row["deletes_rows"],
     )
 
 
@@ -207,31 +221,43 @@ def _run(connection: Connection, to_run: Sequence[PolicyFile], settings: Mapping
     """Runs files, then gives the roles what they need on what is new; in one transaction."""
     session = {name: str(value) for name, value in settings.items()}
     session["allow_data_loss"] = "on" if allow_data_loss else "off"
-    with connection.transaction():
-        connection.execute(f"SET LOCAL lock_timeout = '{TABLE_LOCK_SECONDS}s'".encode())
-        _set(connection, session)
-        for file in to_run:
-            _set(connection, {"policy_checksum": file.checksum})
-            try:
-                connection.execute(file.text.encode())
-            except psycopg.errors.LockNotAvailable as error:
+    for attempt in range(1, TABLE_LOCK_ATTEMPTS + 1):
+        try:
+            with connection.transaction():
+                connection.execute(f"SET LOCAL lock_timeout = '{TABLE_LOCK_SECONDS}s'".encode())
+                _set(connection, session)
+                for file in to_run:
+                    _run_file(connection, file)
+                connection.execute(files.sql("grants").encode())
+        except psycopg.errors.LockNotAvailable as error:
+            if attempt == TABLE_LOCK_ATTEMPTS:
                 raise errors.PolicyRefused(
-                    f"{file.name} waited {TABLE_LOCK_SECONDS} s for a table that another session holds. Nothing is changed; "
-                    "try again."
+                    f"Another session holds a table that a policy must change: {TABLE_LOCK_ATTEMPTS} attempts found it so. "
+                    "Nothing is changed; end that session's transaction, or try again later."
                 ) from error
-            except psycopg.Error as error:
-                if error.sqlstate is None:
-                    raise
-                raise errors.PolicyRefused(f"{file.name} was refused: {libpq.one_line(error)}") from error
-        connection.execute(files.sql("grants").encode())
+            time.sleep(TABLE_LOCK_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _run_file(connection: Connection, file: PolicyFile) -> None:
+    _set(connection, {"policy_checksum": file.checksum})
+    try:
+        connection.execute(file.text.encode())
+    except psycopg.errors.LockNotAvailable:
+        raise
+    except psycopg.Error as error:
+        if error.sqlstate is None:
+            raise
+        raise errors.PolicyRefused(f"{file.name} was refused: {libpq.one_line(error)}") from error
 
 
 def _must_fill_rollups(connection: Connection, edition: Edition, settings: Mapping[str, int]) -> bool:
     if edition is not Edition.TIMESCALEDB:
         return False
-    row = connection.execute(files.sql("state/rollups_reach").encode(), (settings["retention_days"],)).fetchone()
+    row = connection.execute(files.sql("state/rows_past_retention").encode(), (settings["retention_days"],)).fetchone()
     assert row is not None
-    return not row["rollups_reach"]
+    return bool(row["found"])
 
 
 def _set(connection: Connection, session: Mapping[str, str]) -> None:
@@ -260,7 +286,7 @@ def edition_of(connection: Connection) -> Edition:
 @contextmanager
 def connected(url: DatabaseUrl) -> Iterator[Connection]:
     """A connection in UTC, its errors in our words."""
-    options = f"-c timezone=UTC -c lock_timeout={LOCK_WAIT_SECONDS}s"
+    options = f"-c timezone=UTC -c lock_timeout={LOCK_WAIT_SECONDS}s -c search_path=analytics,public"
     try:
         with (
             failures.translated(),
@@ -271,7 +297,12 @@ def connected(url: DatabaseUrl) -> Iterator[Connection]:
                 cursor_factory=psycopg.RawCursor,
             ) as connection,
         ):
-            yield connection
+            try:
+                yield connection
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise errors.PolicyRefused(
+                    f"The database refuses us: {libpq.one_line(error)} Policies are for the owner of the tables."
+                ) from error
     except (failures.RowsRefused, failures.Transient) as error:
         raise errors.PolicyRefused(f"The database refuses: {error}.") from error
 

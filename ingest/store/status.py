@@ -21,7 +21,7 @@ class JobStatus(Struct, frozen=True, kw_only=True):
     scheduled: bool
     last_run_started_at: datetime | None
     last_result: str | None
-    """success, failed, or None where it did not run yet"""
+    """success, failed, running, or None where it did not run yet"""
     last_error: str | None
     next_start: datetime | None
     runs: int
@@ -60,6 +60,14 @@ class LedgerStatus(Struct, frozen=True):
     oldest: datetime | None
 
 
+class PendingStatus(Struct, frozen=True):
+    """What of the rollups is to be computed anew."""
+
+    buckets: int
+    """Hours and days, the ones that are not over included."""
+    oldest: datetime | None
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """Everything at one moment."""
 
@@ -71,6 +79,8 @@ class Status(Struct, frozen=True, kw_only=True):
     jobs: Sequence[JobStatus]
     tables: Sequence[TableStatus]
     ledger: LedgerStatus
+    pending: PendingStatus | None
+    """None on TimescaleDB Community, which keeps that to itself."""
     bounds: dict[str, datetime]
     """analytics.time_bounds"""
 
@@ -96,5 +106,6 @@ def status(url: DatabaseUrl) -> Status:
             jobs=[JobStatus(**job) for job in jobs],
             tables=[TableStatus(**table) for table in read(f"tables.{edition}")],
             ledger=LedgerStatus(**read("ledger")[0]),
+            pending=None if edition is Edition.TIMESCALEDB else PendingStatus(**read("pending")[0]),
             bounds={row["name"]: row["moment"] for row in read("bounds")},
         )

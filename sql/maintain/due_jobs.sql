@@ -1,7 +1,7 @@
 -- The jobs to run now, in their order.
 --
--- $1 boolean: all of them, due or not.
+-- $1 boolean: all of them, due or not, but for those that somebody paused.
 SELECT policy, command, config
 FROM analytics.maintenance_jobs
-WHERE $1 OR (scheduled AND next_start <= now())
+WHERE scheduled AND ($1 OR next_start <= now())
 ORDER BY run_order, policy

@@ -1,4 +1,5 @@
--- The jobs that `ingest maintain` runs, in the form of status/jobs.timescaledb.
+-- The jobs that `ingest maintain` runs, in the form of status/jobs.timescaledb. One that was killed counts as running until its
+-- next run.
 SELECT policy,
        command                          AS job,
        config,
@@ -6,6 +7,7 @@ SELECT policy,
        scheduled,
        last_started_at                  AS last_run_started_at,
        CASE
+           WHEN last_started_at > coalesce(last_finished_at, '-infinity') THEN 'running'
            WHEN last_finished_at IS NULL THEN NULL
            WHEN last_error IS NULL THEN 'success'
            ELSE 'failed'

@@ -4,9 +4,10 @@ SELECT CASE
            WHEN NOT pg_has_role(jobs.owner, 'USAGE') THEN NULL
            WHEN jobs.proc_schema = 'analytics' AND jobs.proc_name = 'refresh_rollups' THEN 'usage_events.rollups'
            WHEN jobs.proc_schema = 'analytics' AND jobs.proc_name = 'prune_ledger' THEN 'usage_event_ids.pruning'
-           WHEN jobs.hypertable_schema = 'analytics' AND jobs.proc_name = 'policy_compression'
+           WHEN jobs.hypertable_schema <> 'analytics' OR jobs.hypertable_name NOT IN ('usage_events', 'message_archives') THEN NULL
+           WHEN jobs.proc_name = 'policy_compression'
            THEN jobs.hypertable_name || '.compression'
-           WHEN jobs.hypertable_schema = 'analytics' AND jobs.proc_name = 'policy_retention'
+           WHEN jobs.proc_name = 'policy_retention'
            THEN jobs.hypertable_name || '.retention'
        END                                                                  AS policy,
        format('%s %s.%s', jobs.job_id, jobs.proc_schema, jobs.proc_name)    AS job,
@@ -15,7 +16,11 @@ SELECT CASE
        jobs.scheduled,
        -- -infinity: it did not run yet.
        CASE WHEN isfinite(stats.last_run_started_at) THEN stats.last_run_started_at END AS last_run_started_at,
-       CASE stats.last_run_status WHEN 'Success' THEN 'success' WHEN 'Failed' THEN 'failed' END AS last_result,
+       CASE
+           WHEN stats.job_status = 'Running' THEN 'running'
+           WHEN stats.last_run_status = 'Success' THEN 'success'
+           WHEN stats.last_run_status = 'Failed' THEN 'failed'
+       END                                                                  AS last_result,
        CASE stats.last_run_status WHEN 'Failed' THEN error.err_message END  AS last_error,
        CASE WHEN jobs.scheduled AND isfinite(stats.next_start) THEN stats.next_start END AS next_start,
        coalesce(stats.total_runs, 0)                                        AS runs,

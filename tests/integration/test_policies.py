@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from ingest import errors
 from ingest.events import USAGE_EVENTS
 from ingest.settings import DatabaseUrl
 from ingest.store import policies, status
@@ -215,15 +216,84 @@ def test_what_was_changed_by_hand_is_shown_and_set_right(owner_url: DatabaseUrl,
     assert policies.plan(owner_url, SETTINGS).pending == []
 
 
-def test_a_job_that_was_removed_is_made_again(owner_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
+def test_a_retention_that_was_removed_comes_back_only_if_that_is_said(
+    owner_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
     policies.apply(owner_url, SETTINGS)
     if rollups.edition(database_url) == "timescaledb":
         servers.execute(owner_url, "SELECT remove_retention_policy('analytics.usage_events')")
     else:
         servers.execute(owner_url, "DELETE FROM analytics.maintenance_jobs WHERE policy = 'usage_events.retention'")
 
-    assert [policy.policy for policy in policies.apply(owner_url, SETTINGS).pending] == ["usage_events.retention"]
+    with pytest.raises(errors.PolicyRefused, match="--allow-data-loss"):
+        policies.apply(owner_url, SETTINGS)
+    applied = policies.apply(owner_url, SETTINGS, allow_data_loss=True)
+
+    assert [(policy.policy, policy.deletes_rows) for policy in applied.pending] == [("usage_events.retention", True)]
     assert policies.plan(owner_url, SETTINGS).pending == []
+
+
+def test_another_job_that_was_removed_is_made_again(owner_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
+    policies.apply(owner_url, SETTINGS)
+    if rollups.edition(database_url) == "timescaledb":
+        servers.execute(
+            owner_url, "SELECT delete_job(job_id) FROM timescaledb_information.jobs WHERE proc_name = 'prune_ledger'"
+        )
+    else:
+        servers.execute(owner_url, "DELETE FROM analytics.maintenance_jobs WHERE policy = 'usage_event_ids.pruning'")
+
+    assert [policy.policy for policy in policies.apply(owner_url, SETTINGS).pending] == ["usage_event_ids.pruning"]
+    assert policies.plan(owner_url, SETTINGS).pending == []
+
+
+def test_what_a_dba_pauses_stays_paused(owner_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
+    policies.apply(owner_url, SETTINGS)
+    if rollups.edition(database_url) == "timescaledb":
+        pause = "SELECT alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs WHERE job_id >= 1000"
+    else:
+        pause = "UPDATE analytics.maintenance_jobs SET scheduled = false"
+    servers.execute(owner_url, pause)
+
+    assert policies.plan(owner_url, SETTINGS).pending == []
+    policies.apply(owner_url, {**SETTINGS, "retention_days": 365, "dedupe_window_days": 365})
+
+    assert {job.scheduled for job in status.status(owner_url).jobs} == {False}
+    if rollups.edition(database_url) != "timescaledb":
+        assert asyncio.run(Maintenance(owner_url).run_all()) == []
+
+
+def test_a_view_and_a_layout_that_were_changed_by_hand_are_set_right(
+    owner_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    if rollups.edition(database_url) != "timescaledb":
+        pytest.skip("only TimescaleDB Community has them")
+    policies.apply(owner_url, SETTINGS)
+    applied = servers.query(database_url, "SELECT policy, state::text FROM analytics.policy_history ORDER BY 1")
+    servers.execute(
+        owner_url,
+        "ALTER MATERIALIZED VIEW analytics.usage_hourly SET (timescaledb.materialized_only = true)",
+        "ALTER TABLE analytics.message_archives"
+        " SET (timescaledb.orderby = 'stored_at ASC', timescaledb.segmentby = 'service')",
+    )
+
+    pending = policies.apply(owner_url, SETTINGS).pending
+
+    assert [policy.policy for policy in pending] == ["message_archives.compression", "usage_events.rollups"]
+    states = servers.query(
+        database_url,
+        "SELECT DISTINCT ON (policy) policy, state::text FROM analytics.policy_history ORDER BY policy, id DESC",
+    )
+    assert states == applied
+
+
+def test_retention_by_hand_needs_the_rollups(owner_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
+    wanted = policies.newest_files(Edition(rollups.edition(database_url)))
+    if wanted[0].name.partition("/")[0] != "timescaledb":
+        pytest.skip("elsewhere the job waits for them")
+    [file] = [file for file in wanted if file.policy == "usage_events.retention"]
+
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="without rollups"):
+        servers.execute(owner_url, file.text)
 
 
 def test_jobs_that_a_dba_made_are_shown_and_left_alone(
@@ -236,12 +306,16 @@ def test_jobs_that_a_dba_made_are_shown_and_left_alone(
         "CREATE PROCEDURE analytics.of_the_dba(job_id integer, config jsonb) LANGUAGE sql AS 'SELECT 1'",
         "SELECT add_job('analytics.of_the_dba', '1 day', config => '{\"mine\": true}')",
     )
-    made = jobs(database_url)
-
     policies.apply(owner_url, SETTINGS)
+    servers.execute(owner_url, "SELECT add_retention_policy('analytics.usage_daily', INTERVAL '3 years')")
+    made = [job for job in jobs(database_url) if "mine" in job[2] or "3 years" in job[2]]
+    assert len(made) == 2
+
+    assert policies.plan(owner_url, SETTINGS).pending == []
     policies.apply(owner_url, {**SETTINGS, "retention_days": 365})
 
     assert set(made) <= set(jobs(database_url))
+    assert len(policies.plan(owner_url, SETTINGS).others) == 2
     assert "analytics.of_the_dba  made by hand, left alone" in run(owner_url, "policies", "plan", folder=tmp_path).stdout
     assert "by hand:" in run(owner_url, "policies", "status", folder=tmp_path).stdout
 
@@ -324,7 +398,12 @@ async def test_the_ledger_forgets_and_the_service_knows_it(
 
     with servers.connected(owner_url) as connection:
         connection.autocommit = True
-        connection.execute("CALL analytics.prune_ledger(0, '{\"dedupe_window_days\": 30}')")
+        prune = b"CALL analytics.prune_ledger(0, '{\"dedupe_window_days\": 30}')"
+        connection.execute(prune)
+        # Said, and not done before every service knows it.
+        assert servers.query(database_url, "SELECT count(*) FROM analytics.usage_event_ids") == [(2,)]
+        servers.execute(database_url, "UPDATE analytics.time_bounds SET noted_at = now() - interval '3 minutes'")
+        connection.execute(prune)
 
     assert servers.query(database_url, "SELECT event_id FROM analytics.usage_event_ids") == [(young.event_id,)]
     with started({"DB_URL": owner_url.reveal(), "MAINTENANCE": "off"}) as service:
@@ -414,7 +493,7 @@ def test_serve_as_the_writer_leaves_maintenance_to_the_owner(
     policies.apply(owner_url, SETTINGS)
     with started({"DB_URL": writer_url.reveal()}) as service:
         deadline = time.monotonic() + 30
-        while "this user does not own the tables" not in service.log.read_text():
+        while "This user does not own the tables" not in service.log.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert service.verdict([samples.wire_event()])["accepted"] == 1

@@ -35,12 +35,12 @@ def generated(seed: int, count: int, span: timedelta, end: datetime) -> list[Usa
     return msgspec.json.decode(msgspec.json.encode(events), type=list[UsageEvent])
 
 
-async def store(url: DatabaseUrl, events: Sequence[UsageEvent]) -> int:
+async def store(url: DatabaseUrl, events: Sequence[UsageEvent], chunk_hours: int = 24) -> int:
     """Stores events as the service does, but for the check of their age. Returns how many were new."""
     database = Database(url, connections_max=2, timeout_seconds=30, queue_timeout_seconds=20)
     await database.open()
     try:
-        writer = BatchWriter(database, chunk_interval=timedelta(hours=24))
+        writer = BatchWriter(database, chunk_interval=timedelta(hours=chunk_hours))
         stored = 0
         for start in range(0, len(events), 1000):
             part = events[start : start + 1000]
@@ -293,3 +293,119 @@ def test_a_day_that_was_dropped_takes_no_events_though_the_retention_grew(
         assert service.verdict([samples.wire_event(event_time=(now - timedelta(days=120)).isoformat())])["accepted"] == 1
     rollups.run_jobs(owner_url)
     assert count(database_url, "sum(requests) FROM analytics.usage_daily") == 4
+
+
+@pytest.mark.parametrize("hours", [1, 6, 36, 168])
+def test_chunks_of_any_width(owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl, hours: int) -> None:
+    """Where the data begins in the middle of a day, nothing is lost; where chunks go, everything is kept."""
+    rollups.stop_scheduler(database_url)
+    migrate.migrate(owner_url, chunk_interval_hours=hours)
+    chosen = {**SETTINGS, "chunk_time_interval_hours": hours, "retention_days": 5, "dedupe_window_days": 5}
+    now = datetime.now(UTC)
+    young = generated(8, 300, timedelta(minutes=40), now)
+    asyncio.run(store(writer_url, young, hours))
+    policies.apply(owner_url, chosen)
+    rollups.run_jobs(owner_url)
+    assert servers.query(database_url, "SELECT moment FROM analytics.time_bounds WHERE name = 'raw_rows_from'") == []
+
+    late = generated(9, 3000, timedelta(days=4), now)
+    asyncio.run(store(writer_url, late, hours))
+    rollups.run_jobs(owner_url)
+    rollups.assert_equal(database_url, [*young, *late])
+
+    shorter = {**chosen, "retention_days": 1, "dedupe_window_days": 1}
+    later = generated(10, 500, timedelta(days=4), now)
+    asyncio.run(store(writer_url, later, hours))
+    policies.apply(owner_url, shorter, allow_data_loss=True)
+    for _ in range(2):
+        rollups.run_jobs(owner_url)
+    rollups.assert_equal(database_url, [*young, *late, *later])
+
+
+def test_a_shorter_retention_takes_late_events_into_the_rollups_first(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    rollups.stop_scheduler(database_url)
+    now = datetime.now(UTC)
+    on_time, late = (
+        generated(11, 3000, timedelta(days=170), now),
+        generated(12, 500, timedelta(days=40), now - timedelta(days=110)),
+    )
+    asyncio.run(store(writer_url, on_time))
+    policies.apply(owner_url, SETTINGS)
+    rollups.run_jobs(owner_url)
+    asyncio.run(store(writer_url, late))
+
+    policies.apply(owner_url, {**SETTINGS, "retention_days": 90, "dedupe_window_days": 90}, allow_data_loss=True)
+    for _ in range(2):
+        rollups.run_jobs(owner_url)
+
+    assert count(database_url, "min(event_time) FROM analytics.usage_events") > now - timedelta(days=95)
+    rollups.assert_equal(database_url, [*on_time, *late])
+
+
+def test_chunks_dropped_by_hand_close_everything_before_them(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    """Though a late event makes a chunk anew among those that are gone, before anybody has noticed."""
+    if rollups.edition(database_url) == "postgresql":
+        pytest.skip("drop_chunks is TimescaleDB's")
+    rollups.stop_scheduler(database_url)
+    now = datetime.now(UTC)
+    events = generated(13, 4000, timedelta(days=170), now)
+    asyncio.run(store(writer_url, events))
+    policies.apply(owner_url, SETTINGS)
+    rollups.run_jobs(owner_url)
+
+    servers.execute(owner_url, "SELECT drop_chunks('analytics.usage_events', older_than => INTERVAL '90 days')")
+    asyncio.run(store(writer_url, [samples.event(event_time=now - timedelta(days=150))]))
+    rollups.run_jobs(owner_url)
+
+    rollups.assert_equal(database_url, events)
+    bound = count(database_url, "moment FROM analytics.time_bounds WHERE name = 'raw_rows_from'")
+    assert now - timedelta(days=92) < bound < now - timedelta(days=89)
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Australia/Lord_Howe"])
+def test_days_are_days_of_utc_whatever_the_zone_of_the_session(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl, zone: str
+) -> None:
+    """A day in which the clocks change is no 24 hours."""
+    rollups.stop_scheduler(database_url)
+    name = database_url.reveal().partition("?")[0].rpartition("/")[2]
+    servers.execute(database_url, f"ALTER DATABASE {name} SET timezone = '{zone}'")
+    events = generated(14, 8000, timedelta(days=170), datetime.now(UTC))
+    asyncio.run(store(writer_url, events))
+    policies.apply(owner_url, SETTINGS)
+    if rollups.edition(database_url) == "timescaledb":
+        rollups.run_jobs(owner_url)
+    else:
+        with servers.connected(owner_url) as by_hand:
+            by_hand.autocommit = True
+            by_hand.execute("CALL analytics.refresh_rollup_tables()")
+
+    rollups.assert_equal(database_url, events)
+
+
+def test_rollups_that_were_removed_and_made_again_are_filled_before_rows_go(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    if rollups.edition(database_url) != "timescaledb":
+        pytest.skip("elsewhere they are tables, which nobody drops to undo a policy")
+    rollups.stop_scheduler(database_url)
+    events = generated(15, 3000, timedelta(days=170), datetime.now(UTC))
+    asyncio.run(store(writer_url, events))
+    policies.apply(owner_url, SETTINGS)
+    rollups.run_jobs(owner_url)
+    servers.execute(
+        owner_url,
+        "SELECT delete_job(job_id) FROM timescaledb_information.jobs WHERE proc_name = 'refresh_rollups'",
+        *(f"DROP MATERIALIZED VIEW analytics.{view}" for view in ("usage_daily_by_user", "usage_daily", "usage_hourly")),
+    )
+
+    policies.apply(owner_url, {**SETTINGS, "retention_days": 60, "dedupe_window_days": 60}, allow_data_loss=True)
+    for _ in range(2):
+        rollups.run_jobs(owner_url)
+
+    assert count(database_url, "count(*) FROM analytics.usage_events") < len(events) / 2
+    rollups.assert_equal(database_url, events)

@@ -287,9 +287,17 @@ def test_the_answers_in_the_examples_are_valid() -> None:
 REQUESTS: list[Any] = [
     pytest.param({"json": [wire_event(event_time=NOW.isoformat())]}, 200, id="stored"),
     pytest.param({"json": []}, 200, id="empty"),
-    pytest.param({"json": [wire_event(event_time=NOW.isoformat())], "headers": {"Prefer": "handling=strict"}}, 200, id="stored strictly"),
+    pytest.param(
+        {"json": [wire_event(event_time=NOW.isoformat())], "headers": {"Prefer": "handling=strict"}},
+        200,
+        id="stored strictly",
+    ),
     pytest.param({"json": [wire_event(event_time=NOW.isoformat()), {}]}, 200, id="some rejected"),
-    pytest.param({"json": [wire_event(event_time=NOW.isoformat()), {}], "headers": {"Prefer": "handling=strict"}}, 422, id="rejected strictly"),
+    pytest.param(
+        {"json": [wire_event(event_time=NOW.isoformat()), {}], "headers": {"Prefer": "handling=strict"}},
+        422,
+        id="rejected strictly",
+    ),
     pytest.param({"json": [{}]}, 422, id="all rejected"),
     pytest.param({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, id="no JSON"),
     pytest.param({"json": [], "headers": {"Content-Encoding": "gzip"}}, 400, id="no gzip"),
