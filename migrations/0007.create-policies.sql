@@ -175,6 +175,10 @@ BEGIN
 END
 $$;
 
+-- TimescaleDB lets everybody make a job; these names are the owner's.
+REVOKE EXECUTE ON FUNCTION analytics.ensure_job(text, text, jsonb, interval, integer) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION analytics.ensure_timescaledb_policy(text, text, text, interval) FROM PUBLIC;
+
 -- How long the rows of a table are kept by the policy in force; NULL where there is none.
 CREATE OR REPLACE FUNCTION analytics.retention_in_force(retained_table text) RETURNS interval
 LANGUAGE plpgsql STABLE
