@@ -45,8 +45,13 @@ BEGIN
             ('reader', 'SELECT', 'usage_daily',         NULL),
             ('reader', 'SELECT', 'usage_daily_by_user', NULL),
             ('reader', 'SELECT', 'time_bounds',         NULL),
+            -- `ingest policies status`.
+            ('reader', 'SELECT', '_yoyo_migration',     NULL),
+            ('reader', 'SELECT', 'installation',        NULL),
             ('reader', 'SELECT', 'maintenance_jobs',    NULL),
-            ('reader', 'SELECT', 'policy_history',      NULL)
+            ('reader', 'SELECT', 'policy_history',      NULL),
+            ('reader', 'SELECT', 'usage_changes',       NULL),
+            ('reader', 'SELECT', 'partitions',          NULL)
         ) AS wanted (duty, privilege, relation_name, column_name)
         JOIN analytics.roles USING (duty)
         JOIN pg_roles ON rolname = role_name

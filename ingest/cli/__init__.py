@@ -16,7 +16,8 @@ from ingest.store import migrate
 from ingest.store.maintenance import Maintenance, NothingToMaintain
 
 EXIT_SETUP = 1
-EXIT_JOB_FAILED = 1
+EXIT_JOB_FAILED = 3
+"""`ingest maintain --once` did its work, and a job did not do its own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from ingest.store.status import JobStatus, Status
 
 _MARKS = {"create": "+", "change": "~", "none": " "}
 _WIDTH_WITHOUT_TERMINAL = 200
+_WIDTH_FOR_ALL_COLUMNS = 130
 
 
 def add_commands(commands: Any) -> None:
@@ -47,7 +48,8 @@ def _plan(options: argparse.Namespace, chosen: Settings) -> int:
         return 0
     _show_plan(found)
     if found.pending:
-        print(f"\n{len(found.pending)} of {len(found.policies)} policies to apply: `ingest policies apply`.")
+        option = " --allow-data-loss" if any(policy.deletes_rows for policy in found.pending) else ""
+        print(f"\n{len(found.pending)} of {len(found.policies)} policies to apply: `ingest policies apply{option}`.")
     else:
         print("\nNothing to do: the database has what the settings and the files say.")
     return 0
@@ -175,16 +177,21 @@ def _show_status(found: Status, now: datetime) -> None:
 
 
 def _print_table(console: Console, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    hidden = _WIDE_COLUMNS if console.width < _WIDTH_FOR_ALL_COLUMNS else set()
+    shown = [place for place, column in enumerate(columns) if column not in hidden]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 or column in _TEXT_COLUMNS else "right", overflow="fold")
+    for place in shown:
+        left = place == 0 or columns[place] in _TEXT_COLUMNS
+        table.add_column(columns[place], justify="left" if left else "right", overflow="fold", no_wrap=place == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(row[place] for place in shown))
     console.print()
     console.print(table)
 
 
 _TEXT_COLUMNS = {"settings", "result"}
+_WIDE_COLUMNS = {"settings", "every", "runs", "compressed from", "to"}
+"""What a narrow terminal is not asked to show; `--json` has it all."""
 
 
 def _settings(config: Mapping[str, Any] | None) -> str:

@@ -68,8 +68,11 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _base_url(listener: socket.socket) -> str:
+def _base_url(listener: socket.socket, *, reachable: bool = False) -> str:
+    """Where it listens; with `reachable` an address that a client on this machine can use, also where it listens on all."""
     host, port = listener.getsockname()[:2]
+    if reachable:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -95,7 +98,7 @@ class _Server(uvicorn.Server):
     async def run_on(self, listener: socket.socket) -> int:
         """Opens the service, serves until a signal, closes it. Returns the exit status."""
         async with self._service.running():
-            _say_hello(self._service, _base_url(listener))
+            _say_hello(self._service, listener)
             keeper = asyncio.create_task(self._keep_embedded_alive(), name="embedded-keeper")
             await self.serve(sockets=[listener])
             keeper.cancel()
@@ -128,12 +131,12 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def _say_hello(service: Service, base_url: str) -> None:
+def _say_hello(service: Service, listener: socket.socket) -> None:
     facts = service.database.facts
     print(f"Database    {database.describe(facts) if facts else f'not ready: {service.database.problem}'}")
-    print(f"Listening   {base_url}")
+    print(f"Listening   {_base_url(listener)}")
     print("Send a first batch:")
-    print(_FIRST_BATCH.format(url=base_url + BULK_PATHS[USAGE_EVENTS]), flush=True)
+    print(_FIRST_BATCH.format(url=_base_url(listener, reachable=True) + BULK_PATHS[USAGE_EVENTS]), flush=True)
 
 
 _FIRST_BATCH = """\

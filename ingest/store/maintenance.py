@@ -125,16 +125,23 @@ async def _run_jobs(connection: asyncpg.Connection, *, everything: bool) -> list
 
 
 async def _attempt(connection: asyncpg.Connection, job: Mapping[str, Any]) -> str | None:
-    """Runs a job. Returns what the server said against it, or None."""
+    """Runs a job. Returns what is to be said against it, by the server or by us, or None."""
     arguments = (job["config"],) if "$1" in job["command"] else ()
     try:
         for row in await connection.fetch(job["command"], *arguments):
-            if row[0] is not None:
-                await connection.execute(row[0])
+            statement = row[0] if row else None
+            if isinstance(statement, str):
+                await connection.execute(statement)
+            elif statement is not None:
+                return f"Its first column is to be a statement, or NULL, and is {statement!r}."
     except asyncpg.PostgresError as error:
         if connection.is_closed() or error.sqlstate.startswith("57P"):
             raise
         return f"{error.sqlstate}: {str(error).partition(chr(10))[0]}"
+    except asyncpg.InterfaceError as error:  # the command has parameters that we don't give
+        if connection.is_closed():
+            raise
+        return str(error).partition("\n")[0]
     return None
 
 

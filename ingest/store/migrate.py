@@ -80,7 +80,7 @@ def _apply(backend: DatabaseBackend) -> list[str]:
 def _locked(url: DatabaseUrl) -> Iterator[psycopg.Connection]:
     """A connection that holds the migrations' advisory lock; waits for it for at most LOCK_WAIT_SECONDS."""
     with psycopg.connect(
-        libpq.connection_string(url, options=f"-c lock_timeout={LOCK_WAIT_SECONDS}s"), autocommit=True
+        libpq.connection_string(url, options=f"{libpq.NO_TIMEOUTS} -c lock_timeout={LOCK_WAIT_SECONDS}s"), autocommit=True
     ) as connection:
         connection.execute(files.sql("state/lock_migrations").encode())
         connection.execute(files.sql("state/prepare_schema").encode())
@@ -90,11 +90,14 @@ def _locked(url: DatabaseUrl) -> Iterator[psycopg.Connection]:
 @contextmanager
 def _backend(url: DatabaseUrl, chunk_interval_hours: int) -> Iterator[DatabaseBackend]:
     """yoyo's own connection. Its tables stand in our schema: `public` may be closed to us."""
-    options = f"-c analytics.chunk_time_interval_hours={chunk_interval_hours}"
+    parameters = {
+        "schema": "analytics, public",
+        "options": f"{libpq.NO_TIMEOUTS} -c analytics.chunk_time_interval_hours={chunk_interval_hours}",
+    }
+    if database_name := libpq.database_name(url):
+        parameters["dbname"] = database_name  # yoyo does not decode the one in the path
     backend = yoyo.get_backend(
-        libpq.connection_string(url, schema="analytics, public", options=options).replace(
-            "postgresql://", "postgresql+psycopg://", 1
-        )
+        libpq.connection_string(url, **parameters).replace("postgresql://", "postgresql+psycopg://", 1)
     )
     try:
         yield backend
@@ -103,13 +106,15 @@ def _backend(url: DatabaseUrl, chunk_interval_hours: int) -> Iterator[DatabaseBa
 
 
 def _set_chunk_interval(url: DatabaseUrl, hours: int) -> None:
-    search_path = "-c search_path=analytics,public"
+    options = f"{libpq.NO_TIMEOUTS} -c search_path=analytics,public"
     with psycopg.connect(
-        libpq.connection_string(url, options=search_path), autocommit=True, cursor_factory=psycopg.RawCursor
+        libpq.connection_string(url, options=options), autocommit=True, cursor_factory=psycopg.RawCursor
     ) as connection:
         row = connection.execute(files.sql("state/edition").encode()).fetchone()
-        if row is not None and row[0] != "postgresql":
-            connection.execute(files.sql("state/set_chunk_interval").encode(), (hours,))
+        if row is None or row[0] == "postgresql":
+            return
+        if connection.execute(files.sql("state/set_chunk_interval").encode(), (hours,)).fetchall():
+            logger.info("New chunks hold %d hours each.", hours)
 
 
 def _await_server(url: DatabaseUrl, wait_seconds: float) -> None:

@@ -145,22 +145,27 @@ def apply(
             ) from error
         with connection.transaction():
             planned = _plan(connection, settings)
+        connection.execute(files.sql("state/become_owner").encode())
         pending = {policy.policy for policy in planned.pending}
         to_run = [file for file in newest_files(planned.edition) if file.policy in pending]
         if not to_run:
+            connection.execute(files.sql("grants").encode())
             return planned
         refused = [policy.policy for policy in planned.pending if policy.deletes_rows]
         if refused and not allow_data_loss:
             raise errors.PolicyRefused(
-                f"A shorter retention deletes rows ({', '.join(refused)}). Nothing is changed. If that is what you want, run "
-                "`ingest policies apply --allow-data-loss`."
+                f"A retention that is shorter, or is back, deletes rows that are kept now ({', '.join(refused)}). Nothing is "
+                "changed. If that is what you want, run `ingest policies apply --allow-data-loss`."
             )
-        if "usage_events.retention" in pending and _must_fill_rollups(connection, planned.edition, settings):
+        # Rollups that are made again hold nothing, and their job does not look at what the retention may drop any day.
+        if pending & {"usage_events.retention", "usage_events.rollups"} and _must_fill_rollups(
+            connection, planned.edition, settings
+        ):
             first = [file for file in to_run if file.kind != "retention"]
             _run(connection, first, settings, allow_data_loss=allow_data_loss)
-            say("What the retention may drop goes into the rollups first:")
             # The first may take hours. The second takes what came meanwhile: the retention asks for one of the last hour.
-            for _ in range(2):
+            for words in ("What the retention may drop goes into the rollups first:", "Once more, for what came meanwhile:"):
+                say(words)
                 connection.execute(files.sql("state/refresh_all_rollups").encode())
             to_run = [file for file in to_run if file.kind == "retention"]
         _run(connection, to_run, settings, allow_data_loss=allow_data_loss)
@@ -173,11 +178,16 @@ def _plan(connection: Connection, settings: Mapping[str, int]) -> Plan:
     rows = connection.execute(
         files.sql("state/policies").encode(), ([file.policy for file in wanted], settings["retention_days"])
     ).fetchall()
-    others: list[str] = []
-    if edition is Edition.TIMESCALEDB:
-        jobs = connection.execute(files.sql("status/jobs.timescaledb").encode()).fetchall()
-        others = [job["job"] for job in jobs if job["policy"] is None]
+    others = [job["job"] for job in jobs(connection, edition) if job["policy"] is None]
     return Plan(edition, [_compare(file, row, settings) for file, row in zip(wanted, rows, strict=True)], others)
+
+
+def jobs(connection: Connection, edition: Edition) -> list[DictRow]:
+    """The jobs that there are, with the columns of `status/jobs.*.sql`; those that somebody made by hand without a policy."""
+    if edition is Edition.TIMESCALEDB:
+        return connection.execute(files.sql("status/jobs.timescaledb").encode()).fetchall()
+    ours = [file.policy for file in newest_files(edition)]
+    return connection.execute(files.sql("status/jobs.maintained").encode(), (ours,)).fetchall()
 
 
 def _compare(file: PolicyFile, row: Mapping[str, Any], settings: Mapping[str, int]) -> PlannedPolicy:
@@ -288,7 +298,7 @@ def edition_of(connection: Connection) -> Edition:
 @contextmanager
 def connected(url: DatabaseUrl) -> Iterator[Connection]:
     """A connection in UTC, its errors in our words."""
-    options = f"-c timezone=UTC -c lock_timeout={LOCK_WAIT_SECONDS}s -c search_path=analytics,public"
+    options = f"{libpq.NO_TIMEOUTS} -c timezone=UTC -c lock_timeout={LOCK_WAIT_SECONDS}s -c search_path=analytics,public"
     try:
         with (
             failures.translated(),

@@ -97,7 +97,7 @@ def status(url: DatabaseUrl) -> Status:
         def read(name: str) -> list[dict[str, Any]]:
             return connection.execute(files.sql(f"status/{name}").encode()).fetchall()
 
-        jobs = read("jobs.timescaledb" if edition is Edition.TIMESCALEDB else "jobs.maintained")
+        jobs = policies.jobs(connection, edition)
         known = {job["policy"] for job in jobs}
         return Status(
             edition=edition,

@@ -1,7 +1,9 @@
--- The jobs that `ingest maintain` runs, in the form of status/jobs.timescaledb. One that was killed counts as running until its
--- next run.
-SELECT policy,
-       command                          AS job,
+-- The jobs that `ingest maintain` runs, in the form of status/jobs.timescaledb: those of our policies, and those that somebody
+-- made by hand (policy IS NULL). One that was killed counts as running until its next run.
+--
+-- $1 text[]: our policies.
+SELECT CASE WHEN policy = ANY ($1) THEN policy END AS policy,
+       CASE WHEN policy = ANY ($1) THEN command ELSE format('%s: %s', policy, command) END AS job,
        config,
        schedule_interval::text          AS schedule_interval,
        scheduled,
@@ -13,8 +15,8 @@ SELECT policy,
            ELSE 'failed'
        END                              AS last_result,
        last_error,
-       CASE WHEN scheduled THEN next_start END AS next_start,
+       CASE WHEN scheduled AND isfinite(next_start) THEN next_start END AS next_start,
        runs,
        failures
 FROM analytics.maintenance_jobs
-ORDER BY policy
+ORDER BY (policy = ANY ($1)) DESC, maintenance_jobs.policy

@@ -1,7 +1,10 @@
 -- The jobs on TimescaleDB Community: those of our policies, and those that somebody made by hand (policy IS NULL). The database's
--- own jobs, for all databases alike, are left out.
+-- own jobs, for all databases alike, are left out. Of several with one procedure the policy's is the owner's first.
 SELECT CASE
-           WHEN NOT pg_has_role(jobs.owner, 'USAGE') THEN NULL
+           WHEN jobs.owner::regrole <> analytics.owner() THEN NULL
+           WHEN jobs.job_id > min(jobs.job_id) FILTER (WHERE jobs.owner::regrole = analytics.owner())
+                              OVER (PARTITION BY jobs.proc_schema, jobs.proc_name, jobs.hypertable_schema, jobs.hypertable_name)
+           THEN NULL
            WHEN jobs.proc_schema = 'analytics' AND jobs.proc_name = 'refresh_rollups' THEN 'usage_events.rollups'
            WHEN jobs.proc_schema = 'analytics' AND jobs.proc_name = 'prune_ledger' THEN 'usage_event_ids.pruning'
            WHEN jobs.hypertable_schema <> 'analytics' OR jobs.hypertable_name NOT IN ('usage_events', 'message_archives') THEN NULL

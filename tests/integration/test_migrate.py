@@ -1,9 +1,11 @@
 """Migrations: twice, from many starters, after a kill in the middle, and on a database that is not ours to touch."""
 
 import asyncio
+import os
 import subprocess
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -41,6 +43,20 @@ def test_running_twice_changes_nothing(empty_database: DatabaseUrl) -> None:
     assert migrate.migrate(empty_database, chunk_interval_hours=24) == []
 
     assert servers.query(empty_database, CATALOG) == catalog
+
+
+async def test_any_name_of_a_database_will_do(server: servers.Server) -> None:
+    name = f"ingest test {os.getpid()} % é"
+    servers.execute(server.admin, f'CREATE DATABASE "{name}"')
+    try:
+        url = server.url_of(quote(name))
+        await asyncio.to_thread(migrate.migrate, url, chunk_interval_hours=24)
+        assert applied(url) == files.migration_names()
+        database = await opened(url)
+        await database.close()
+        assert database.problem is None
+    finally:
+        servers.execute(server.admin, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def test_every_migration_can_run_again_as_plain_sql(database_url: DatabaseUrl, owner_url: DatabaseUrl) -> None:

@@ -16,7 +16,7 @@ import pytest
 from ingest import errors
 from ingest.events import USAGE_EVENTS
 from ingest.settings import DatabaseUrl
-from ingest.store import policies, status
+from ingest.store import migrate, policies, status
 from ingest.store.editions import Edition
 from ingest.store.maintenance import Maintenance
 from ingest.store.writer import BatchWriter
@@ -135,12 +135,14 @@ def test_a_shorter_retention_needs_a_word_more(owner_url: DatabaseUrl, database_
     refused = run(owner_url, "policies", "apply", folder=tmp_path, RETENTION_DAYS="90")
     assert refused.returncode == 1
     assert refused.stderr.startswith(
-        "ingest: A shorter retention deletes rows (message_archives.retention, usage_events.retention)."
+        "ingest: A retention that is shorter, or is back, deletes rows that are kept now"
+        " (message_archives.retention, usage_events.retention)."
     )
     assert jobs(database_url) == before
     shown = run(owner_url, "policies", "plan", folder=tmp_path, RETENTION_DAYS="90")
     assert "RETENTION_DAYS: 180 -> 90" in shown.stdout
     assert "needs --allow-data-loss" in shown.stdout
+    assert "`ingest policies apply --allow-data-loss`." in shown.stdout
 
     allowed = run(owner_url, "policies", "apply", "--allow-data-loss", folder=tmp_path, RETENTION_DAYS="90")
     assert allowed.returncode == 0, allowed.stderr
@@ -300,7 +302,7 @@ def test_jobs_that_a_dba_made_are_shown_and_left_alone(
     owner_url: DatabaseUrl, database_url: DatabaseUrl, tmp_path: Path
 ) -> None:
     if rollups.edition(database_url) != "timescaledb":
-        pytest.skip("only TimescaleDB Community has jobs of its own")
+        pytest.skip("elsewhere jobs are rows: see the next test")
     servers.execute(
         owner_url,
         "CREATE PROCEDURE analytics.of_the_dba(job_id integer, config jsonb) LANGUAGE sql AS 'SELECT 1'",
@@ -320,6 +322,118 @@ def test_jobs_that_a_dba_made_are_shown_and_left_alone(
     assert "by hand:" in run(owner_url, "policies", "status", folder=tmp_path).stdout
 
 
+def test_rows_that_a_dba_made_are_shown_and_run_and_left_alone(
+    owner_url: DatabaseUrl, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    maintained(database_url)
+    policies.apply(owner_url, SETTINGS)
+    made = "FROM analytics.maintenance_jobs WHERE policy LIKE 'dba.%'"
+    servers.execute(
+        owner_url,
+        "INSERT INTO analytics.maintenance_jobs (policy, run_order, command, config, schedule_interval) VALUES"
+        " ('dba.analyze', 15, 'ANALYZE', '{}', '1 day')",
+    )
+    before = servers.query(database_url, f"SELECT command, config::text, schedule_interval {made}")
+
+    assert policies.plan(owner_url, SETTINGS).others == ["dba.analyze: ANALYZE"]
+    policies.apply(owner_url, {**SETTINGS, "retention_days": 365})
+    rollups.run_jobs(owner_url)
+
+    assert servers.query(database_url, f"SELECT command, config::text, schedule_interval {made}") == before
+    assert "by hand: dba.analyze: ANALYZE" in run(owner_url, "policies", "status", folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize(("command_of_job", "said"), [("SELECT 1", "is 1"), ("SELECT $1::jsonb, $2::text", "2 arguments")])
+def test_a_job_that_is_no_job_stops_no_other(
+    owner_url: DatabaseUrl, database_url: DatabaseUrl, command_of_job: str, said: str
+) -> None:
+    maintained(database_url)
+    policies.apply(owner_url, SETTINGS)
+    servers.execute(
+        owner_url,
+        "INSERT INTO analytics.maintenance_jobs (policy, run_order, command, config, schedule_interval)"
+        f" VALUES ('dba.nonsense', -1, '{command_of_job}', '{{}}', '1 day')",
+    )
+
+    runs = asyncio.run(Maintenance(owner_url).run_all())
+
+    assert [run.policy for run in runs if run.error is not None] == ["dba.nonsense"]
+    assert said in (runs[0].error or "")
+    assert len(runs) == len(policies.newest_files(Edition(rollups.edition(database_url)))) + 1
+    [job] = [job for job in status.status(owner_url).jobs if job.policy is None]
+    assert (job.runs, job.failures, job.last_result) == (1, 1, "failed")
+
+
+def test_of_two_jobs_with_one_procedure_the_first_is_ours(owner_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
+    if rollups.edition(database_url) != "timescaledb":
+        pytest.skip("elsewhere a policy is the key of its job")
+    rollups.stop_scheduler(database_url)
+    policies.apply(owner_url, SETTINGS)
+    add = "SELECT add_job('analytics.refresh_rollups', '1 day', config => '{\"everything\": true}')"
+    servers.execute(owner_url, add)
+    servers.execute(database_url, add)
+    before = jobs(database_url)
+
+    assert len(policies.plan(owner_url, SETTINGS).others) == 2
+    assert policies.apply(owner_url, SETTINGS).pending == []
+    policies.apply(database_url, {**SETTINGS, "retention_days": 365, "dedupe_window_days": 365})
+
+    assert [job for job in jobs(database_url) if job[1] == "refresh_rollups"] == [
+        job for job in before if job[1] == "refresh_rollups"
+    ]
+    found = [job for job in status.status(owner_url).jobs if job.policy == "usage_events.rollups"]
+    assert [job.config for job in found] == [{}]
+
+
+def test_settings_out_of_range_are_refused_by_hand_too(owner_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
+    refused = 0
+    for file in policies.newest_files(Edition(rollups.edition(database_url))):
+        for name in file.settings:
+            for value in (-5, 0, 36501, 2147483647):
+                with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"analytics.{name} is {value}, and must be"):
+                    servers.execute(owner_url, f"SET analytics.{name} = {value}; {file.text}")
+                refused += 1
+
+    assert refused >= 12
+    assert jobs(database_url) == []
+
+
+def test_a_bound_never_lies_in_the_future(owner_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="in the future"):
+        servers.execute(owner_url, "SELECT analytics.note_bound('ids_from', now() + interval '1 minute')")
+    # A job whose config somebody made nonsense of: what is left of it must not close the service for years.
+    servers.execute(owner_url, "INSERT INTO analytics.usage_event_ids VALUES (gen_random_uuid(), now(), 1)")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="in the future"):
+        servers.execute(owner_url, "CALL analytics.prune_ledger(0, '{\"dedupe_window_days\": -1000}')")
+
+    assert servers.query(database_url, "SELECT count(*) FROM analytics.usage_event_ids") == [(1,)]
+    assert servers.query(database_url, "SELECT count(*) FROM analytics.time_bounds") == [(0,)]
+
+
+def test_a_statement_timeout_of_the_role_does_not_count(
+    owner_url: DatabaseUrl, database_url: DatabaseUrl, empty_database: DatabaseUrl
+) -> None:
+    timeout = "SET statement_timeout = '1ms'"
+    [(database,)] = servers.query(database_url, "SELECT quote_ident(current_database())")
+    servers.execute(database_url, f"ALTER DATABASE {database} {timeout}")
+
+    policies.apply(owner_url, SETTINGS)
+    assert policies.plan(owner_url, SETTINGS).pending == []
+    assert status.status(owner_url).not_applied == []
+
+    [(database,)] = servers.query(empty_database, "SELECT quote_ident(current_database())")
+    servers.execute(empty_database, f"ALTER DATABASE {database} {timeout}")
+    migrate.migrate(empty_database, chunk_interval_hours=24)
+
+
+def test_status_of_a_job_that_never_comes(owner_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
+    maintained(database_url)
+    policies.apply(owner_url, SETTINGS)
+    servers.execute(owner_url, "UPDATE analytics.maintenance_jobs SET next_start = 'infinity'")
+
+    assert {job.next_start for job in status.status(owner_url).jobs} == {None}
+
+
 def test_a_policy_that_fails_is_in_the_status_and_ingest_goes_on(
     owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl, tmp_path: Path
 ) -> None:
@@ -331,7 +445,7 @@ def test_a_policy_that_fails_is_in_the_status_and_ingest_goes_on(
     policies.apply(owner_url, SETTINGS)
     with started({"DB_URL": writer_url.reveal()}) as service:
         if rollups.edition(database_url) != "timescaledb":
-            assert run(owner_url, "maintain", "--once", folder=tmp_path).returncode == 1
+            assert run(owner_url, "maintain", "--once", folder=tmp_path).returncode == 3
         failed = await_failure(owner_url, "usage_event_ids.pruning")
 
         assert failed.last_error is not None

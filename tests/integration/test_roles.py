@@ -12,7 +12,7 @@ import pytest
 from ingest import errors
 from ingest.events import MESSAGE_ARCHIVES, USAGE_EVENTS
 from ingest.settings import DatabaseUrl
-from ingest.store import files, migrate, policies
+from ingest.store import files, migrate, policies, status
 from ingest.store.database import Database
 from ingest.store.writer import BatchWriter
 from ingest.verdict import Outcome
@@ -55,8 +55,16 @@ READER = {
     "SELECT on usage_daily",
     "SELECT on usage_daily_by_user",
     "SELECT on time_bounds",
+    "SELECT on _yoyo_migration",
+    "SELECT on installation",
     "SELECT on maintenance_jobs",
     "SELECT on policy_history",
+    "SELECT on partitions",
+}
+READER_BY_EDITION = {
+    "timescaledb": set[str](),
+    "timescaledb-apache": {"SELECT on usage_changes"},
+    "postgresql": {"SELECT on usage_changes"},
 }
 
 RIGHTS = """
@@ -144,7 +152,7 @@ def with_policies(owner_url: DatabaseUrl, database_url: DatabaseUrl) -> Database
 def test_writer_and_reader_have_these_rights_and_no_others(with_policies: DatabaseUrl, roles: Roles) -> None:
     """A new table is closed to them until sql/grants.sql, and this test, open it."""
     assert rights(with_policies, roles.writer) == WRITER | WRITER_BY_EDITION[rollups.edition(with_policies)]
-    assert rights(with_policies, roles.reader) == READER
+    assert rights(with_policies, roles.reader) == READER | READER_BY_EDITION[rollups.edition(with_policies)]
 
 
 def test_public_may_call_functions_and_none_with_more_rights_than_its_own(with_policies: DatabaseUrl) -> None:
@@ -205,6 +213,66 @@ def test_what_the_reader_may_not_do(with_policies: DatabaseUrl, reader_url: Data
         assert is_denied(reader_url, statement), statement
 
 
+def test_the_writer_can_make_no_partition_that_the_service_would_not(
+    database_url: DatabaseUrl, writer_url: DatabaseUrl
+) -> None:
+    if rollups.edition(database_url) != "postgresql":
+        pytest.skip("only PostgreSQL has them")
+    for moment, width in [
+        ("now()", "1 second"),
+        ("now()", "90 minutes"),
+        ("now()", "8761 hours"),
+        ("now()", "-1 hour"),
+        ("'infinity'", "1 day"),
+    ]:
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            servers.execute(writer_url, f"SELECT analytics.ensure_partition('usage_events', {moment}, '{width}')")
+    assert servers.query(database_url, "SELECT count(*) FROM analytics.partitions") == [(0,)]
+
+    servers.execute(writer_url, "SELECT analytics.ensure_partition('usage_events', now(), '1 hour')")
+    assert servers.query(database_url, "SELECT upper_bound - lower_bound FROM analytics.partitions") == [
+        (timedelta(hours=1),)
+    ]
+
+
+def test_the_writer_notes_nothing_but_buckets(database_url: DatabaseUrl, writer_url: DatabaseUrl) -> None:
+    if rollups.edition(database_url) == "timescaledb":
+        pytest.skip("TimescaleDB Community keeps its own notes")
+    for note in ("'nonsense', '2026-01-01'", "'usage_hourly', '-infinity'", "'usage_hourly', '2026-01-01 00:30Z'"):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            servers.execute(writer_url, f"INSERT INTO analytics.usage_changes VALUES ({note})")
+
+    servers.execute(writer_url, "INSERT INTO analytics.usage_changes VALUES ('usage_hourly', '2026-01-01 13:00Z')")
+
+
+def test_apply_grants_what_is_missing_also_where_it_has_nothing_else_to_do(
+    with_policies: DatabaseUrl, owner_url: DatabaseUrl, writer_url: DatabaseUrl, roles: Roles, now: datetime
+) -> None:
+    servers.execute(with_policies, f'REVOKE INSERT ON analytics.usage_events FROM "{roles.writer}"')
+    with pytest.raises(errors.DatabaseRefused):
+        use(writer_url, now)
+
+    assert policies.apply(owner_url, POLICY_SETTINGS).pending == []
+
+    use(writer_url, now)
+
+
+def test_what_a_superuser_applies_is_the_owners(database_url: DatabaseUrl, owner_url: DatabaseUrl, roles: Roles) -> None:
+    rollups.stop_scheduler(database_url)
+
+    policies.apply(database_url, POLICY_SETTINGS)
+
+    [(owner,)] = servers.query(database_url, "SELECT oid FROM pg_roles WHERE rolname = %s", roles.owner)
+    assert servers.query(database_url, OWNERS) == [(owner,)]
+    if rollups.edition(database_url) == "timescaledb":
+        assert servers.query(
+            database_url, "SELECT DISTINCT owner::oid FROM timescaledb_information.jobs WHERE job_id >= 1000"
+        ) == [(owner,)]
+    assert policies.plan(owner_url, POLICY_SETTINGS).pending == []
+    applied_by = servers.query(database_url, "SELECT DISTINCT applied_by, session_user::text FROM analytics.policy_history")
+    assert applied_by[0][0] == applied_by[0][1]
+
+
 def test_neither_may_make_tables_in_public(
     database_url: DatabaseUrl, writer_url: DatabaseUrl, reader_url: DatabaseUrl
 ) -> None:
@@ -252,8 +320,8 @@ def test_the_reader_reads_events_ids_and_rollups(
     assert servers.query(
         reader_url, "SELECT count(*) FROM analytics.usage_events JOIN analytics.usage_event_ids USING (event_id)"
     ) == [(6,)]
-    for table in ("time_bounds", "maintenance_jobs", "policy_history"):
-        servers.query(reader_url, f"SELECT * FROM analytics.{table}")
+    servers.query(reader_url, "SELECT * FROM analytics.policy_history")
+    assert status.status(reader_url).not_applied == []
 
 
 def test_the_service_works_with_policies_and_into_compressed_chunks(

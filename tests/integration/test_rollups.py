@@ -366,6 +366,98 @@ def test_chunks_dropped_by_hand_close_everything_before_them(
     assert now - timedelta(days=92) < bound < now - timedelta(days=89)
 
 
+@pytest.mark.parametrize("keep", [0, 1])
+def test_the_newest_rows_are_dropped_and_the_rollups_stay(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl, keep: int
+) -> None:
+    """All that there is, by a retention shorter than the last event's age; or all but the oldest day, by hand."""
+    rollups.stop_scheduler(database_url)
+    now = datetime.now(UTC)
+    events = generated(16, 2000, timedelta(days=20), now - timedelta(days=10))
+    asyncio.run(store(writer_url, events))
+    policies.apply(owner_url, SETTINGS)
+    rollups.run_jobs(owner_url)
+    rollups.assert_equal(database_url, events)
+    if keep:
+        drop_partitions(owner_url, "newer_than", min(event.event_time for event in events) + timedelta(days=1))
+    else:
+        shorter = {**SETTINGS, "retention_days": 5, "dedupe_window_days": 5, "compression_after_days": 5}
+        policies.apply(owner_url, shorter, allow_data_loss=True)
+        for _ in range(2):
+            rollups.run_jobs(owner_url)
+        policies.apply(owner_url, SETTINGS)
+        assert count(database_url, "count(*) FROM analytics.usage_events") == 0
+    rollups.run_jobs(owner_url)
+
+    late = now - timedelta(days=25)
+    with started({"DB_URL": writer_url.reveal(), "MAINTENANCE": "off"}) as service:
+        assert service.post([samples.wire_event(event_time=late.isoformat())]).json()["errors"][0]["code"] == "too_old"
+    asyncio.run(store(writer_url, [samples.event(event_time=late)]))  # though the service takes none
+    rollups.run_jobs(owner_url)
+
+    rollups.assert_equal(database_url, events)
+
+
+def drop_partitions(url: DatabaseUrl, direction: str, moment: datetime) -> None:
+    """As a DBA does by hand, all that is wholly `older_than` or `newer_than` a moment."""
+    if rollups.edition(url) != "postgresql":
+        servers.query(url, f"SELECT drop_chunks('analytics.usage_events', {direction} => %s)", moment)
+        return
+    condition = {"older_than": "upper_bound <= %s", "newer_than": "lower_bound >= %s"}[direction]
+    names = servers.query(
+        url, f"SELECT partition_name FROM analytics.partitions WHERE table_name = 'usage_events' AND {condition}", moment
+    )
+    assert names
+    for (name,) in names:
+        servers.execute(url, f'DROP TABLE analytics."{name}"')
+
+
+def test_rows_may_be_removed_once_that_is_said(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    rollups.stop_scheduler(database_url)
+    now = datetime.now(UTC)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    events = generated(17, 2000, timedelta(days=20), today)
+    asyncio.run(store(writer_url, events))
+    policies.apply(owner_url, SETTINGS)
+    rollups.run_jobs(owner_url)
+
+    servers.query(owner_url, "SELECT analytics.note_bound('raw_rows_from', %s)", today)
+    servers.execute(owner_url, "TRUNCATE analytics.usage_events")
+    new, late = samples.event(event_time=now), samples.event(event_time=today - timedelta(hours=1))
+    asyncio.run(store(writer_url, [new, late]))
+    rollups.run_jobs(owner_url)
+
+    rollups.assert_equal(database_url, [*events, new])
+
+
+def test_a_day_of_which_a_part_was_dropped_stays(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    """By user it is made of raw rows, and would lose those of the part that is gone."""
+    rollups.stop_scheduler(database_url)
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=20)
+    events = [samples.event(event_time=day + timedelta(hours=hour, minutes=1)) for hour in range(24)]
+    if rollups.edition(database_url) != "postgresql":
+        servers.query(owner_url, "SELECT set_chunk_time_interval('analytics.usage_events', INTERVAL '6 hours')")
+    asyncio.run(store(writer_url, events, chunk_hours=6))
+    policies.apply(owner_url, SETTINGS)
+    rollups.run_jobs(owner_url)
+    rollups.assert_equal(database_url, events)
+    drop_partitions(owner_url, "older_than", day + timedelta(hours=6))
+    assert count(database_url, "count(*) FROM analytics.usage_events") == 18
+
+    late = samples.event(event_time=day + timedelta(hours=20))
+    asyncio.run(store(writer_url, [late], chunk_hours=6))
+    for _ in range(2):
+        rollups.run_jobs(owner_url)
+
+    for rollup in ("usage_hourly", "usage_daily"):
+        assert rollups.stored(database_url, rollup) == rollups.expected(rollup, [*events, late])
+    assert rollups.stored(database_url, "usage_daily_by_user") == rollups.expected("usage_daily_by_user", events)
+
+
 @pytest.mark.parametrize("zone", ["America/New_York", "Australia/Lord_Howe"])
 def test_days_are_days_of_utc_whatever_the_zone_of_the_session(
     owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl, zone: str
@@ -387,13 +479,16 @@ def test_days_are_days_of_utc_whatever_the_zone_of_the_session(
     rollups.assert_equal(database_url, events)
 
 
+@pytest.mark.parametrize("retention_days", [60, 180])
 def test_rollups_that_were_removed_and_made_again_are_filled_before_rows_go(
-    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl, retention_days: int
 ) -> None:
+    """All that is there, also what only the retention's three days more and the width of a chunk keep."""
     if rollups.edition(database_url) != "timescaledb":
         pytest.skip("elsewhere they are tables, which nobody drops to undo a policy")
     rollups.stop_scheduler(database_url)
-    events = generated(15, 3000, timedelta(days=170), datetime.now(UTC))
+    servers.query(owner_url, "SELECT set_chunk_time_interval('analytics.usage_events', INTERVAL '240 hours')")
+    events = generated(15, 3000, timedelta(days=182), datetime.now(UTC))
     asyncio.run(store(writer_url, events))
     policies.apply(owner_url, SETTINGS)
     rollups.run_jobs(owner_url)
@@ -403,9 +498,11 @@ def test_rollups_that_were_removed_and_made_again_are_filled_before_rows_go(
         *(f"DROP MATERIALIZED VIEW analytics.{view}" for view in ("usage_daily_by_user", "usage_daily", "usage_hourly")),
     )
 
-    policies.apply(owner_url, {**SETTINGS, "retention_days": 60, "dedupe_window_days": 60}, allow_data_loss=True)
+    changed = {**SETTINGS, "retention_days": retention_days, "dedupe_window_days": retention_days}
+    policies.apply(owner_url, changed, allow_data_loss=True)
     for _ in range(2):
         rollups.run_jobs(owner_url)
 
-    assert count(database_url, "count(*) FROM analytics.usage_events") < len(events) / 2
+    kept = count(database_url, "count(*) FROM analytics.usage_events")
+    assert kept == len(events) if retention_days == 180 else kept < len(events) / 2
     rollups.assert_equal(database_url, events)
