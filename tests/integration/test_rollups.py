@@ -483,12 +483,11 @@ def test_days_are_days_of_utc_whatever_the_zone_of_the_session(
 def test_rollups_that_were_removed_and_made_again_are_filled_before_rows_go(
     owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl, retention_days: int
 ) -> None:
-    """All that is there, also what only the retention's three days more and the width of a chunk keep."""
+    """All that is there, also what only the retention's three days more keep."""
     if rollups.edition(database_url) != "timescaledb":
         pytest.skip("elsewhere they are tables, which nobody drops to undo a policy")
     rollups.stop_scheduler(database_url)
-    servers.query(owner_url, "SELECT set_chunk_time_interval('analytics.usage_events', INTERVAL '240 hours')")
-    events = generated(15, 3000, timedelta(days=182), datetime.now(UTC))
+    events = generated(15, 3000, timedelta(days=182, hours=20), datetime.now(UTC))
     asyncio.run(store(writer_url, events))
     policies.apply(owner_url, SETTINGS)
     rollups.run_jobs(owner_url)
