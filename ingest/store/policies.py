@@ -261,7 +261,12 @@ def _run_file(connection: Connection, file: PolicyFile) -> None:
     except psycopg.Error as error:
         if error.sqlstate is None:
             raise
-        raise errors.PolicyRefused(f"{file.name} was refused: {libpq.one_line(error)}") from error
+        advice = (
+            " Run sql/roles.sql again as a superuser: it gives the owner what somebody else has made."
+            if isinstance(error, psycopg.errors.InsufficientPrivilege)
+            else ""
+        )
+        raise errors.PolicyRefused(f"{file.name} was refused: {libpq.one_line(error)}{advice}") from error
 
 
 def _must_fill_rollups(connection: Connection, edition: Edition, settings: Mapping[str, int]) -> bool:

@@ -412,6 +412,28 @@ def drop_partitions(url: DatabaseUrl, direction: str, moment: datetime) -> None:
         servers.execute(url, f'DROP TABLE analytics."{name}"')
 
 
+def test_where_nothing_was_dropped_nothing_is_taken_for_lost(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    """Days without an event, chunks of two widths, events a little ahead: none of it may close the service to late events."""
+    rollups.stop_scheduler(database_url)
+    policies.apply(owner_url, SETTINGS)
+    rollups.run_jobs(owner_url)
+    now = datetime.now(UTC)
+    events = [samples.event(event_time=now - timedelta(days=days)) for days in (-1 / 480, 0, 3, 4, 90, 170)]
+    asyncio.run(store(writer_url, events))
+    rollups.run_jobs(owner_url)
+    narrow = [samples.event(event_time=now - timedelta(days=days)) for days in (2, 5, 60, 171)]
+    if rollups.edition(database_url) != "postgresql":
+        servers.query(owner_url, "SELECT set_chunk_time_interval('analytics.usage_events', INTERVAL '7 hours')")
+    asyncio.run(store(writer_url, narrow, chunk_hours=7))
+    for _ in range(2):
+        rollups.run_jobs(owner_url)
+
+    assert count(database_url, "count(*) FROM analytics.time_bounds WHERE name IN ('raw_rows_from', 'ids_from')") == 0
+    rollups.assert_equal(database_url, [*events, *narrow])
+
+
 def test_rows_may_be_removed_once_that_is_said(
     owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
 ) -> None:
