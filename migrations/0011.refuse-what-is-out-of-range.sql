@@ -37,11 +37,16 @@ BEGIN
 END
 $$;
 
--- Moves a bound forward; never back, which is why none may lie in the future: the service would take no event until then.
+-- Moves a bound forward; never back, which is why none may lie in the future: the service would take no event until then. That of
+-- raw rows goes to the next full hour: of an hour that lost some there is no computing it again.
 CREATE OR REPLACE FUNCTION analytics.note_bound(bound_name text, bound_moment timestamptz) RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
+    IF bound_name = 'raw_rows_from' THEN
+        bound_moment := date_bin(
+            '1 hour', bound_moment + interval '1 hour' - interval '1 microsecond', '2000-01-01 00:00:00+00');
+    END IF;
     IF bound_moment > now() THEN
         RAISE EXCEPTION 'the bound % can''t be moved to %, which is in the future', bound_name, bound_moment
             USING ERRCODE = 'invalid_parameter_value';
@@ -124,6 +129,19 @@ BEGIN
     THEN
         RETURN;
     END IF;
+    -- Batches queue behind who waits for an exclusive lock, so the waits are short and repeated.
+    PERFORM set_config('lock_timeout', '500ms', true);
+    FOR attempt IN 1 .. 20 LOOP
+        BEGIN
+            LOCK TABLE analytics.usage_changes IN ACCESS EXCLUSIVE MODE;
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            IF attempt = 20 THEN
+                RAISE;
+            END IF;
+            PERFORM pg_sleep(1);
+        END;
+    END LOOP;
     DELETE FROM analytics.usage_changes
     WHERE CASE WHEN isfinite(bucket) THEN bucket <> date_bin('1 hour', bucket, '2000-01-01 00:00:00+00') ELSE true END
        OR rollup NOT IN ('usage_hourly', 'usage_daily', 'usage_daily_by_user');

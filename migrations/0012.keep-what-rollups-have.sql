@@ -3,15 +3,17 @@
 --
 -- Needs:    0001 to 0011.
 -- Settings: none.
--- Undo:     0010 again, which has the function and the procedure as they were.
+-- Undo:     0010 again, which has note_lost_hours and the procedure as they were; DROP FUNCTION analytics.newest_lost_hour();
 
--- Finds out by the rollups where raw rows were dropped, whoever dropped them, and notes it: an hour that the rollup has and that
--- no chunk or partition holds any more. From then on no rollup of that time or before is computed again from raw rows, which
--- would empty it, and the service takes no event of then, which would be counted twice if its id is forgotten, too.
-CREATE OR REPLACE FUNCTION analytics.note_lost_hours() RETURNS void
-LANGUAGE plpgsql
+-- The newest hour that the rollup has and that no chunk or partition holds any more; NULL where there is none.
+--
+-- STABLE, and that matters: all its queries see the database at one moment. Else a chunk that is made between two of them would
+-- look like one that was dropped.
+CREATE OR REPLACE FUNCTION analytics.newest_lost_hour() RETURNS timestamptz
+LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
+    this_hour constant timestamptz := date_bin('1 hour', now(), '2000-01-01 00:00:00+00');
     gap record;
     newest_lost timestamptz;
 BEGIN
@@ -29,17 +31,30 @@ BEGIN
         ORDER BY gap_begin DESC
     LOOP
         IF (SELECT edition FROM analytics.installation) = 'timescaledb' THEN
-            newest_lost := (SELECT max(bucket) FROM analytics.usage_hourly WHERE bucket >= gap.gap_begin AND bucket < gap.gap_end);
+            newest_lost := (
+                SELECT max(bucket) FROM analytics.usage_hourly
+                WHERE bucket >= gap.gap_begin AND bucket < least(gap.gap_end, this_hour));
         ELSE
             newest_lost := (
-                SELECT max(bucket) FROM analytics.usage_hourly_stored WHERE bucket >= gap.gap_begin AND bucket < gap.gap_end);
+                SELECT max(bucket) FROM analytics.usage_hourly_stored
+                WHERE bucket >= gap.gap_begin AND bucket < least(gap.gap_end, this_hour));
         END IF;
         IF newest_lost IS NOT NULL THEN
-            PERFORM analytics.note_bound('raw_rows_from', newest_lost + interval '1 hour');
-            RETURN;
+            RETURN newest_lost;
         END IF;
     END LOOP;
+    RETURN NULL;
 END
+$$;
+
+-- Finds out by the rollups where raw rows were dropped, whoever dropped them, and notes it. From then on no rollup of that time or
+-- before is computed again from raw rows, which would empty it, and the service takes no event of then, which would be counted
+-- twice if its id is forgotten, too.
+CREATE OR REPLACE FUNCTION analytics.note_lost_hours() RETURNS void
+LANGUAGE sql
+AS $$
+    WITH found AS MATERIALIZED (SELECT analytics.newest_lost_hour() AS lost)
+    SELECT analytics.note_bound('raw_rows_from', lost + interval '1 hour') FROM found WHERE lost IS NOT NULL
 $$;
 
 -- Refreshes usage_hourly, usage_daily and usage_daily_by_user where they are tables (0009). No config.

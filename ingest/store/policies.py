@@ -143,9 +143,9 @@ def apply(
             raise errors.PolicyRefused(
                 f"Another program has been applying policies for {LOCK_WAIT_SECONDS} s. Nothing is changed; try again later."
             ) from error
+        _become_owner(connection)
         with connection.transaction():
             planned = _plan(connection, settings)
-        connection.execute(files.sql("state/become_owner").encode())
         pending = {policy.policy for policy in planned.pending}
         to_run = [file for file in newest_files(planned.edition) if file.policy in pending]
         if not to_run:
@@ -229,6 +229,14 @@ def _compare(file: PolicyFile, row: Mapping[str, Any], settings: Mapping[str, in
     )
 
 
+def _become_owner(connection: Connection) -> None:
+    edition_of(connection)  # says so where our schema is not there
+    row = connection.execute(files.sql("state/become_owner").encode()).fetchone()
+    assert row is not None
+    if not row["may_apply"]:
+        raise errors.PolicyRefused("Policies are for the owner of the tables, and this user is no member of that role.")
+
+
 def _run(connection: Connection, to_run: Sequence[PolicyFile], settings: Mapping[str, int], *, allow_data_loss: bool) -> None:
     """Runs files, then gives the roles what they need on what is new; in one transaction."""
     session = {name: str(value) for name, value in settings.items()}
@@ -262,7 +270,7 @@ def _run_file(connection: Connection, file: PolicyFile) -> None:
         if error.sqlstate is None:
             raise
         advice = (
-            " Run sql/roles.sql again as a superuser: it gives the owner what somebody else has made."
+            " If another user has made that: ALTER … OWNER TO the owner, or sql/roles.sql again, where it was run."
             if isinstance(error, psycopg.errors.InsufficientPrivilege)
             else ""
         )

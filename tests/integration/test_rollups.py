@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -432,6 +433,40 @@ def test_where_nothing_was_dropped_nothing_is_taken_for_lost(
 
     assert count(database_url, "count(*) FROM analytics.time_bounds WHERE name IN ('raw_rows_from', 'ids_from')") == 0
     rollups.assert_equal(database_url, [*events, *narrow])
+
+
+def test_chunks_that_are_made_during_a_refresh_are_not_taken_for_lost(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    rollups.stop_scheduler(database_url)
+    policies.apply(owner_url, SETTINGS)
+    now = datetime.now(UTC)
+    events = [samples.event(event_time=now - timedelta(days=days, hours=1)) for days in range(160, 0, -1) for _ in range(5)]
+    refresh = "refresh_rollup_tables()"
+    if rollups.edition(database_url) == "timescaledb":
+        refresh = "refresh_rollups(0, '{}')"
+
+    async def store_day_by_day() -> None:
+        database = Database(writer_url, connections_max=1, timeout_seconds=30, queue_timeout_seconds=20)
+        await database.open()
+        writer = BatchWriter(database, chunk_interval=timedelta(hours=24))
+        for start in range(0, len(events), 5):
+            await writer.store(USAGE_EVENTS, events[start : start + 5], strict=False)
+        await database.close()
+
+    with servers.connected(owner_url) as by_hand, ThreadPoolExecutor() as threads:
+        by_hand.autocommit = True
+        storing = threads.submit(asyncio.run, store_day_by_day())
+        refreshes = 0
+        while not storing.done():
+            by_hand.execute(f"CALL analytics.{refresh}".encode())
+            refreshes += 1
+        storing.result()
+        by_hand.execute(f"CALL analytics.{refresh}".encode())
+
+    assert refreshes > 1
+    assert count(database_url, "count(*) FROM analytics.time_bounds WHERE name = 'raw_rows_from'") == 0
+    rollups.assert_equal(database_url, events)
 
 
 def test_rows_may_be_removed_once_that_is_said(
