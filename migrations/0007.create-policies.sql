@@ -27,16 +27,14 @@ COMMENT ON COLUMN analytics.policy_history.state IS
 -- Kept apart from the data they are about, because they must outlive it.
 CREATE TABLE IF NOT EXISTS analytics.time_bounds (
     name     text        PRIMARY KEY CHECK (name IN (
-                             'raw_rows_from', 'ids_from', 'all_refreshed_at',
-                             'usage_hourly', 'usage_daily', 'usage_daily_by_user')),
+                             'raw_rows_from', 'ids_from', 'usage_hourly', 'usage_daily', 'usage_daily_by_user')),
     moment   timestamptz NOT NULL,
     noted_at timestamptz NOT NULL DEFAULT now()
 );
 
 COMMENT ON TABLE analytics.time_bounds IS
-    'raw_rows_from: raw rows of before it were dropped, so rollups of then are final and the service takes no events of then. '
+    'raw_rows_from: days before it have lost raw rows, so their rollups are final and the service takes no events of then. '
     'ids_from: ids of events before it are forgotten, so the service takes no events of then. '
-    'all_refreshed_at: when a refresh began that took all there was, not only what the retention keeps. '
     'A rollup''s name: it holds everything that happened before this moment, but for what is late.';
 
 -- One row a job, where the database has no scheduler of its own. `ingest maintain` runs what is due.
@@ -61,16 +59,16 @@ COMMENT ON COLUMN analytics.maintenance_jobs.command IS
     '$1 is the config. If it returns rows, the first column is a statement to be run, each by itself, as psql''s \gexec does.';
 COMMENT ON COLUMN analytics.maintenance_jobs.scheduled IS 'Set it to false to pause the job.';
 
--- A setting of a policy file: what the session sets (SET analytics.retention_days = 365), else what this policy was given last,
--- else the product's default. So a file that a DBA runs again by hand changes nothing that was chosen before.
-CREATE OR REPLACE FUNCTION analytics.setting(setting_name text, policy_name text) RETURNS integer
+-- A setting of a policy file: what the session sets (SET analytics.retention_days = 365), else what was applied last, else the
+-- product's default. So a file that a DBA runs again by hand changes nothing that was chosen before.
+CREATE OR REPLACE FUNCTION analytics.setting(setting_name text) RETURNS integer
 LANGUAGE sql STABLE
 AS $$
     SELECT coalesce(
         nullif(current_setting('analytics.' || setting_name, true), '')::integer,
         (SELECT (settings ->> setting_name)::integer
          FROM analytics.policy_history
-         WHERE policy = policy_name AND settings ? setting_name
+         WHERE settings ? setting_name
          ORDER BY id DESC
          LIMIT 1),
         CASE setting_name
@@ -163,10 +161,6 @@ BEGIN
     IF present.current_value = job_value THEN
         RETURN false;
     END IF;
-    IF present.current_value IS NULL THEN
-        RAISE EXCEPTION 'analytics.% has a % by hand, job %, which does not go by %', job_table, job_procedure, present.job_id, job_setting
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Remove that job, then apply again.';
-    END IF;
     SELECT timezone INTO zone FROM _timescaledb_config.bgw_job WHERE id = present.job_id;
     -- The whole config is replaced: what else is in it is kept.
     PERFORM alter_job(
@@ -175,50 +169,14 @@ BEGIN
 END
 $$;
 
--- TimescaleDB lets everybody make a job; these names are the owner's.
-REVOKE EXECUTE ON FUNCTION analytics.ensure_job(text, text, jsonb, interval, integer) FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION analytics.ensure_timescaledb_policy(text, text, text, interval) FROM PUBLIC;
-
--- How long the rows of a table are kept by the policy in force; NULL where there is none.
-CREATE OR REPLACE FUNCTION analytics.retention_in_force(retained_table text) RETURNS interval
-LANGUAGE plpgsql STABLE
-AS $$
-BEGIN
-    IF (SELECT edition FROM analytics.installation) <> 'timescaledb' THEN
-        RETURN (
-            SELECT make_interval(days => (config ->> 'retention_days')::integer + 3)
-            FROM analytics.maintenance_jobs
-            WHERE policy = retained_table || '.retention');
-    END IF;
-    RETURN (
-        -- By the time of chunks' making (drop_created_before) is no age of rows: as good as for ever.
-        SELECT coalesce((config ->> 'drop_after')::interval, interval '1000 years')
-        FROM timescaledb_information.jobs
-        WHERE proc_name = 'policy_retention' AND hypertable_schema = 'analytics' AND hypertable_name = retained_table);
-END
-$$;
-
--- Whether a retention of so many days deletes rows that are kept now: by a longer one in force, or because somebody has removed
--- the one that was applied. The first one ever does not count.
-CREATE OR REPLACE FUNCTION analytics.retention_deletes(retained_table text, retention_days integer) RETURNS boolean
-LANGUAGE sql STABLE
-AS $$
-    SELECT coalesce(
-        make_interval(days => retention_days + 3) < analytics.retention_in_force(retained_table),
-        EXISTS (SELECT FROM analytics.policy_history WHERE policy = retained_table || '.retention'))
-$$;
-
--- Stops a retention that would delete such rows, unless the session says SET analytics.allow_data_loss = on (which is what
--- `ingest policies apply --allow-data-loss` says).
-CREATE OR REPLACE FUNCTION analytics.check_retention(retained_table text, retention_days integer) RETURNS void
+-- Stops a change that would delete rows which the policy in force keeps, unless the session says
+-- SET analytics.allow_data_loss = on (which is what `ingest policies apply --allow-data-loss` says).
+CREATE OR REPLACE FUNCTION analytics.check_retention_change(retained_table text, kept interval, wanted interval) RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    IF analytics.retention_deletes(retained_table, retention_days)
-       AND coalesce(current_setting('analytics.allow_data_loss', true), '') <> 'on'
-    THEN
-        RAISE EXCEPTION 'analytics.% keeps its rows %; a retention of % days would delete some of them',
-            retained_table, coalesce('for ' || analytics.retention_in_force(retained_table), 'for ever'), retention_days
+    IF wanted < kept AND coalesce(current_setting('analytics.allow_data_loss', true), '') <> 'on' THEN
+        RAISE EXCEPTION 'analytics.% keeps its rows for % now; % would delete some of them', retained_table, kept, wanted
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Run `ingest policies apply --allow-data-loss`, or SET analytics.allow_data_loss = on.';
     END IF;
@@ -274,8 +232,7 @@ AS $$
     SELECT policy_name,
            format('%s/%s.v%s.sql', edition, policy_name, policy_version),
            nullif(current_setting('analytics.policy_checksum', true), ''),
-           (SELECT coalesce(jsonb_object_agg(name, analytics.setting(name, policy_name)), '{}')
-            FROM unnest(setting_names) name),
+           (SELECT coalesce(jsonb_object_agg(name, analytics.setting(name)), '{}') FROM unnest(setting_names) name),
            coalesce(analytics.policy_state(policy_name), '{}')
     FROM analytics.installation
 $$;

@@ -2,59 +2,57 @@
 -- any moment and goes on where it was at the next run; a DBA may CALL it by hand.
 --
 -- No batch waits for them. Measured with two connections that stored batches of 1000 without a pause, beside jobs that dropped 20
--- days of rows, refreshed seven days of rollups and forgot 150,000 ids: the longest that a batch waited for a lock was 3.2 ms
--- (TimescaleDB Apache 2.19.3 on PostgreSQL 17) and 1.0 ms (PostgreSQL 18), both for room at the end of a table.
+-- days of rows, refreshed seven days of rollups and forgot 150,000 ids: the longest that a batch waited for a lock was 1.7 ms
+-- (TimescaleDB Apache 2.19.3 on PostgreSQL 17) and 0.9 ms (PostgreSQL 18), both for room at the end of a table.
 --
 -- Needs:    0001 to 0009.
 -- Settings: none; a job's config has them.
 -- Undo:     remove the jobs, then DROP the procedures and functions named here.
 
--- The spans of time that chunks or partitions of usage_events hold.
-CREATE OR REPLACE FUNCTION analytics.raw_ranges() RETURNS TABLE (range_start timestamptz, range_end timestamptz)
+-- Where the oldest chunk or partition of usage_events begins; NULL where there is none.
+CREATE OR REPLACE FUNCTION analytics.raw_rows_begin() RETURNS timestamptz
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     IF (SELECT edition FROM analytics.installation) = 'postgresql' THEN
-        RETURN QUERY SELECT p.lower_bound, p.upper_bound FROM analytics.partitions p WHERE p.table_name = 'usage_events';
+        RETURN (SELECT min(lower_bound) FROM analytics.partitions WHERE table_name = 'usage_events');
+    END IF;
+    RETURN (
+        SELECT min(range_start)
+        FROM timescaledb_information.chunks
+        WHERE hypertable_schema = 'analytics' AND hypertable_name = 'usage_events');
+END
+$$;
+
+-- Finds out by the rollups which days have lost raw rows, whoever dropped them, and notes it: a day that the rollup has and
+-- the raw table no longer has. From then on no rollup of such a day is computed again, which would empty it, and the service
+-- takes no event of that day, which would be counted twice if its id is forgotten, too.
+CREATE OR REPLACE FUNCTION analytics.note_lost_days() RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    oldest constant timestamptz := analytics.raw_rows_begin();
+    newest_lost timestamptz;
+BEGIN
+    IF (SELECT edition FROM analytics.installation) = 'timescaledb' THEN
+        newest_lost := (SELECT max(bucket) FROM analytics.usage_daily WHERE bucket < oldest);
     ELSE
-        RETURN QUERY
-            SELECT c.range_start, c.range_end
-            FROM timescaledb_information.chunks c
-            WHERE c.hypertable_schema = 'analytics' AND c.hypertable_name = 'usage_events';
+        newest_lost := (SELECT max(bucket) FROM analytics.usage_daily_stored WHERE bucket < oldest);
+    END IF;
+    IF newest_lost IS NOT NULL THEN
+        PERFORM analytics.note_bound('raw_rows_from', newest_lost + interval '1 day');
     END IF;
 END
 $$;
 
--- Finds out by the rollups where raw rows were dropped, whoever dropped them, and notes it: an hour that the rollup has and that
--- no chunk or partition holds any more. From then on no rollup of that time or before is computed again from raw rows, which
--- would empty it, and the service takes no event of then, which would be counted twice if its id is forgotten, too.
-CREATE OR REPLACE FUNCTION analytics.note_lost_hours() RETURNS void
-LANGUAGE plpgsql
+-- Whether the three rollups hold all raw rows from before a moment, as far as those were not late.
+CREATE OR REPLACE FUNCTION analytics.rollups_reach(until_moment timestamptz) RETURNS boolean
+LANGUAGE plpgsql STABLE
 AS $$
-DECLARE
-    gap record;
-    newest_lost timestamptz;
 BEGIN
-    FOR gap IN
-        SELECT gap_begin, gap_end
-        FROM (
-            SELECT lag(range_end, 1, '-infinity') OVER (ORDER BY range_start) AS gap_begin, range_start AS gap_end
-            FROM analytics.raw_ranges()
-        ) gaps
-        WHERE gap_begin < gap_end
-        ORDER BY gap_begin DESC
-    LOOP
-        IF (SELECT edition FROM analytics.installation) = 'timescaledb' THEN
-            newest_lost := (SELECT max(bucket) FROM analytics.usage_hourly WHERE bucket >= gap.gap_begin AND bucket < gap.gap_end);
-        ELSE
-            newest_lost := (
-                SELECT max(bucket) FROM analytics.usage_hourly_stored WHERE bucket >= gap.gap_begin AND bucket < gap.gap_end);
-        END IF;
-        IF newest_lost IS NOT NULL THEN
-            PERFORM analytics.note_bound('raw_rows_from', newest_lost + interval '1 hour');
-            RETURN;
-        END IF;
-    END LOOP;
+    RETURN coalesce(analytics.raw_rows_begin() >= until_moment, true)
+        OR least(analytics.time_bound('usage_hourly'), analytics.time_bound('usage_daily'),
+                 analytics.time_bound('usage_daily_by_user')) >= until_moment;
 END
 $$;
 
@@ -83,32 +81,23 @@ $$;
 -- Forgets the ids of events that the service would not take any more: DEDUPE_WINDOW_DAYS and a day more. Config:
 -- {"dedupe_window_days": 180}. `job_id` is what TimescaleDB passes; any number does.
 --
--- It says first up to when, and forgets that in a later run, two minutes later at least: services read the bound once a minute, and
--- one with a longer window than this must not take an event whose id is gone. 10,000 ids a transaction: a batch that waits for one
--- of these rows waits for no longer than that takes. The ids of archives go with those of their events.
+-- 10,000 ids a transaction: a batch that waits for one of these rows waits for no longer than that takes. The ids of archives go
+-- with those of their events.
 CREATE OR REPLACE PROCEDURE analytics.prune_ledger(job_id integer, config jsonb)
 LANGUAGE plpgsql
 AS $$
 DECLARE
     batch_rows constant integer := 10000;
-    oldest_wanted constant timestamptz :=
-        now() - make_interval(hours => 24 * ((config ->> 'dedupe_window_days')::integer + 1));
-    -- NULL, and so nothing is forgotten, where nothing was said two minutes ago.
-    said_before constant timestamptz := (
-        SELECT moment FROM analytics.time_bounds WHERE name = 'ids_from' AND noted_at < now() - interval '2 minutes');
+    oldest_kept constant timestamptz := now() - make_interval(days => (config ->> 'dedupe_window_days')::integer + 1);
     pruned bigint;
 BEGIN
-    IF EXISTS (SELECT FROM analytics.usage_event_ids WHERE event_time < oldest_wanted) THEN
-        PERFORM analytics.note_bound('ids_from', oldest_wanted);
-        COMMIT;
-    END IF;
     LOOP
         DELETE FROM analytics.usage_event_ids
         WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM analytics.usage_event_ids WHERE event_time < said_before AND event_time < oldest_wanted
-            LIMIT batch_rows));
+            SELECT ctid FROM analytics.usage_event_ids WHERE event_time < oldest_kept LIMIT batch_rows));
         GET DIAGNOSTICS pruned = ROW_COUNT;
         EXIT WHEN pruned = 0;
+        PERFORM analytics.note_bound('ids_from', oldest_kept);
         COMMIT;
     END LOOP;
 END
@@ -138,23 +127,21 @@ CREATE OR REPLACE PROCEDURE analytics.refresh_rollup_tables()
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    -- Taken by each part anew, so that one refresh at a time works and none that failed is in the way.
-    lock_key constant bigint := hashtextextended('analytics.refresh_rollups', 0);
     epoch constant timestamptz := '2000-01-01 00:00:00+00';
     this_hour constant timestamptz := date_bin('1 hour', now(), epoch);
     today constant timestamptz := date_bin('1 day', now(), epoch);
     changed timestamptz;
     changed_days timestamptz[];
 BEGIN
-    -- No JIT: plans with a node a partition take longer to compile than to run.
-    PERFORM pg_advisory_xact_lock(lock_key), set_config('jit', 'off', true);
-    PERFORM analytics.note_lost_hours();
+    -- One at a time; held by the session, because every part is a transaction of its own.
+    PERFORM pg_advisory_lock(hashtextextended('analytics.refresh_rollups', 0));
+    PERFORM analytics.note_lost_days();
     -- Every batch left a row: one for each bucket is enough. Buckets that can't be computed any more are let go.
     WITH noted AS (
         DELETE FROM analytics.usage_changes RETURNING rollup, bucket
     )
     INSERT INTO analytics.usage_changes (rollup, bucket)
-    SELECT DISTINCT rollup, bucket FROM noted WHERE rollup = 'usage_daily' OR bucket >= analytics.time_bound('raw_rows_from');
+    SELECT DISTINCT rollup, bucket FROM noted WHERE bucket >= analytics.time_bound('raw_rows_from');
     COMMIT;
 
     -- What a DELETE sees of usage_changes was committed before the statement after it looks at the raw rows: a batch that commits
@@ -162,7 +149,6 @@ BEGIN
     FOR changed IN
         SELECT DISTINCT bucket FROM analytics.usage_changes WHERE rollup = 'usage_hourly' AND bucket < this_hour ORDER BY bucket
     LOOP
-        PERFORM pg_advisory_xact_lock(lock_key), set_config('jit', 'off', true);
         DELETE FROM analytics.usage_changes WHERE rollup = 'usage_hourly' AND bucket = changed;
         DELETE FROM analytics.usage_hourly_stored WHERE bucket = changed;
         INSERT INTO analytics.usage_hourly_stored
@@ -176,7 +162,6 @@ BEGIN
     COMMIT;
 
     LOOP
-        PERFORM pg_advisory_xact_lock(lock_key), set_config('jit', 'off', true);
         changed_days := ARRAY(
             SELECT DISTINCT bucket FROM analytics.usage_changes
             WHERE rollup = 'usage_daily' AND bucket < today
@@ -186,9 +171,9 @@ BEGIN
         DELETE FROM analytics.usage_daily_stored WHERE bucket = ANY (changed_days);
         INSERT INTO analytics.usage_daily_stored
         SELECT *
-        FROM analytics.aggregate_days(changed_days[1], changed_days[cardinality(changed_days)] + interval '24 hours')
+        FROM analytics.aggregate_days(changed_days[1], changed_days[cardinality(changed_days)] + interval '1 day')
         WHERE bucket = ANY (changed_days);
-        PERFORM analytics.note_bound('usage_daily', changed_days[cardinality(changed_days)] + interval '24 hours');
+        PERFORM analytics.note_bound('usage_daily', changed_days[cardinality(changed_days)] + interval '1 day');
         COMMIT;
     END LOOP;
     PERFORM analytics.note_bound('usage_daily', today);
@@ -199,15 +184,15 @@ BEGIN
         WHERE rollup = 'usage_daily_by_user' AND bucket < today
         ORDER BY bucket
     LOOP
-        PERFORM pg_advisory_xact_lock(lock_key), set_config('jit', 'off', true);
         DELETE FROM analytics.usage_changes WHERE rollup = 'usage_daily_by_user' AND bucket = changed;
         DELETE FROM analytics.usage_daily_by_user_stored WHERE bucket = changed;
         INSERT INTO analytics.usage_daily_by_user_stored
-        SELECT * FROM analytics.aggregate_days_by_user(changed, changed + interval '24 hours');
-        PERFORM analytics.note_bound('usage_daily_by_user', changed + interval '24 hours');
+        SELECT * FROM analytics.aggregate_days_by_user(changed, changed + interval '1 day');
+        PERFORM analytics.note_bound('usage_daily_by_user', changed + interval '1 day');
         COMMIT;
     END LOOP;
     PERFORM analytics.note_bound('usage_daily_by_user', today);
+    PERFORM pg_advisory_unlock(hashtextextended('analytics.refresh_rollups', 0));
     COMMIT;
 END
 $$;
@@ -216,7 +201,7 @@ $$;
 -- be run by itself. Config: {"retention_days": 180}. By hand: SELECT … \gexec
 --
 -- * Three days more than the retention, so that an event which was just young enough is in the rollups before it goes.
--- * No raw rows go before the rollups have them, and that they go is noted before, so that no late event of then is counted alone.
+-- * No raw rows go before the rollups have them.
 -- * PostgreSQL: DETACH … CONCURRENTLY lets batches go on, which DROP and a plain DETACH do not: they take ACCESS EXCLUSIVE
 --   on the parent. A mark on the partition says that it is ours to drop, should the next step never come.
 CREATE OR REPLACE FUNCTION analytics.statements_to_drop(parent_table text, config jsonb) RETURNS TABLE (statement text)
@@ -224,7 +209,7 @@ LANGUAGE plpgsql
 AS $$
 DECLARE
     mark constant text := 'past the retention, to be dropped';
-    drop_before timestamptz := now() - make_interval(hours => 24 * ((config ->> 'retention_days')::integer + 3));
+    drop_before timestamptz := now() - make_interval(days => (config ->> 'retention_days')::integer + 3);
 BEGIN
     IF parent_table = 'usage_events' THEN
         drop_before := least(
@@ -236,52 +221,36 @@ BEGIN
 
     IF (SELECT edition FROM analytics.installation) <> 'postgresql' THEN
         RETURN QUERY
-            SELECT command
+            SELECT format('SELECT drop_chunks(%L, older_than => %L::timestamptz)', 'analytics.' || parent_table, range_end)
             FROM timescaledb_information.chunks
-            CROSS JOIN LATERAL (VALUES
-                (1, format('SELECT analytics.note_bound(%L, %L)', 'raw_rows_from', range_end)),
-                (2, format('SELECT drop_chunks(%L, older_than => %L::timestamptz)', 'analytics.' || parent_table, range_end))
-            ) AS steps (step, command)
             WHERE hypertable_schema = 'analytics' AND hypertable_name = parent_table AND range_end <= drop_before
-              AND (step = 2 OR parent_table = 'usage_events')
-            ORDER BY range_end, step;
+            ORDER BY range_end;
         RETURN;
     END IF;
 
     RETURN QUERY
-        WITH partitions AS (
-            SELECT format('analytics.%I', partition_name) AS partition, lower_bound, upper_bound, inhdetachpending,
-                   coalesce(obj_description(inhrelid, 'pg_class') = mark, false) AS is_marked
+        WITH expired AS (
+            SELECT format('analytics.%I', partition_name) AS partition, partition_name, lower_bound, inhdetachpending
             FROM analytics.partitions
             JOIN pg_inherits ON inhrelid = format('analytics.%I', partition_name)::regclass
             WHERE table_name = parent_table
-        ), expired AS (
-            SELECT * FROM partitions WHERE upper_bound <= drop_before OR (is_marked AND inhdetachpending)
+              AND (upper_bound <= drop_before OR obj_description(inhrelid, 'pg_class') = mark)
         ), detached AS (
             SELECT format('analytics.%I', relname) AS partition
             FROM pg_class
             WHERE relnamespace = 'analytics'::regnamespace AND relkind = 'r' AND NOT relispartition
               AND starts_with(relname, parent_table || '_p') AND obj_description(oid, 'pg_class') = mark
         ), steps AS (
-            -- Marked by a run that did not come to detach it, and kept for longer now.
-            SELECT lower_bound, 0 AS step, format('COMMENT ON TABLE %s IS NULL', partition) AS command
-            FROM partitions
-            WHERE is_marked AND partition NOT IN (SELECT e.partition FROM expired e)
-            UNION ALL
-            SELECT lower_bound, 1, format('SELECT analytics.note_bound(%L, %L)', 'raw_rows_from', upper_bound)
-            FROM expired
-            WHERE parent_table = 'usage_events'
-            UNION ALL
-            SELECT lower_bound, 2, format('COMMENT ON TABLE %s IS %L', partition, mark)
+            SELECT lower_bound, 1 AS step, format('COMMENT ON TABLE %s IS %L', partition, mark) AS command
             FROM expired
             UNION ALL
-            SELECT lower_bound, 3, format('ALTER TABLE analytics.%I DETACH PARTITION %s %s', parent_table, partition,
+            SELECT lower_bound, 2, format('ALTER TABLE analytics.%I DETACH PARTITION %s %s', parent_table, partition,
                                           CASE WHEN inhdetachpending THEN 'FINALIZE' ELSE 'CONCURRENTLY' END)
             FROM expired
             UNION ALL
-            SELECT lower_bound, 4, format('DROP TABLE %s', partition) FROM expired
+            SELECT lower_bound, 3, format('DROP TABLE %s', partition) FROM expired
             UNION ALL
-            SELECT '-infinity', 5, format('DROP TABLE %s', partition) FROM detached
+            SELECT '-infinity', 4, format('DROP TABLE %s', partition) FROM detached
         )
         SELECT command FROM steps ORDER BY lower_bound, step;
 END

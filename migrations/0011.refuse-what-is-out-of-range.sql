@@ -3,7 +3,7 @@
 --
 -- Needs:    0001 to 0010.
 -- Settings: none.
--- Undo:     0003, 0006 and 0007 again, which have the functions as they were;
+-- Undo:     0003, 0006 and 0007 again, which have the functions as they were; DROP FUNCTION analytics.setting(text, text);
 --           ALTER TABLE analytics.usage_changes DROP CONSTRAINT usage_changes_are_buckets;
 
 -- A setting of a policy file: what the session sets (SET analytics.retention_days = 365), else what this policy was given last,

@@ -1,9 +1,9 @@
 -- What the rollups have of rows that are gone stays: also where the newest chunk or all of them were dropped, and where only a
 -- part of a day was.
 --
--- Needs:    0001 to 0011.
+-- Needs:    0001 to 0011; what it calls is complete with 0014.
 -- Settings: none.
--- Undo:     0010 again, which has note_lost_hours and the procedure as they were; DROP FUNCTION analytics.newest_lost_hour();
+-- Undo:     0010 again, which has the procedure as it was; DROP FUNCTION analytics.note_lost_hours(), analytics.newest_lost_hour();
 
 -- The newest hour that the rollup has and that no chunk or partition holds any more; NULL where there is none.
 --

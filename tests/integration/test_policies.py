@@ -16,7 +16,7 @@ import pytest
 from ingest import errors
 from ingest.events import USAGE_EVENTS
 from ingest.settings import DatabaseUrl
-from ingest.store import migrate, policies, status
+from ingest.store import files, migrate, policies, status
 from ingest.store.editions import Edition
 from ingest.store.maintenance import Maintenance
 from ingest.store.writer import BatchWriter
@@ -191,6 +191,35 @@ def test_every_file_runs_by_hand_twice_and_keeps_what_was_chosen(
     history = servers.query(database_url, HISTORY)
     assert {by_hand for _, _, by_hand in history} == {True}
     assert len({job[:2] for job in jobs(database_url)}) == len(history) / 2
+
+
+def test_an_installation_with_the_first_versions_goes_on_with_the_newest(
+    owner_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    """As it was before the migrations that the second versions of policy files need, with the first versions applied."""
+    rollups.stop_scheduler(database_url)
+    edition = rollups.edition(database_url)
+    migrations = {int(name[:4]): (files.migrations() / f"{name}.sql").read_text() for name in files.migration_names()}
+    for number in range(7, 11):
+        servers.execute(owner_url, migrations[number])
+    first = [path for path in files.policy_paths(edition) if path.name.endswith(".v1.sql")]
+    for kind in policies.KINDS:
+        for path in first:
+            if f".{kind}.v1." in path.name:
+                servers.execute(owner_url, f"SET analytics.retention_days = 200; {path.read_text()}")
+    for number in range(11, max(migrations) + 1):
+        servers.execute(owner_url, migrations[number])
+    wanted = {**SETTINGS, "retention_days": 200}
+    before = jobs(database_url)
+
+    pending = policies.plan(owner_url, wanted).pending
+    assert {policy.policy for policy in pending} >= {"usage_events.retention", "usage_event_ids.pruning"}
+    assert [policy for policy in pending if policy.deletes_rows] == []
+    policies.apply(owner_url, wanted)
+
+    assert policies.plan(owner_url, wanted).pending == []
+    assert [job[:2] for job in jobs(database_url)] == [job[:2] for job in before], "changed, and none added"
+    rollups.run_jobs(owner_url)
 
 
 def test_what_was_changed_by_hand_is_shown_and_set_right(owner_url: DatabaseUrl, database_url: DatabaseUrl) -> None:

@@ -10,6 +10,6 @@
 
 SELECT analytics.ensure_job(
     'message_archives.partitions', $$CALL analytics.make_partitions_ahead('message_archives', $1)$$,
-    jsonb_build_object('chunk_time_interval_hours', analytics.setting('chunk_time_interval_hours', 'message_archives.partitions')), interval '1 hour', 10);
+    jsonb_build_object('chunk_time_interval_hours', analytics.setting('chunk_time_interval_hours')), interval '1 hour', 10);
 
 SELECT analytics.record_policy('message_archives.partitions', 1, ARRAY['chunk_time_interval_hours']);

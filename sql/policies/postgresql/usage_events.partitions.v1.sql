@@ -10,6 +10,6 @@
 
 SELECT analytics.ensure_job(
     'usage_events.partitions', $$CALL analytics.make_partitions_ahead('usage_events', $1)$$,
-    jsonb_build_object('chunk_time_interval_hours', analytics.setting('chunk_time_interval_hours', 'usage_events.partitions')), interval '1 hour', 10);
+    jsonb_build_object('chunk_time_interval_hours', analytics.setting('chunk_time_interval_hours')), interval '1 hour', 10);
 
 SELECT analytics.record_policy('usage_events.partitions', 1, ARRAY['chunk_time_interval_hours']);

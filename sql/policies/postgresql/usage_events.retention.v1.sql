@@ -4,20 +4,22 @@
 -- Needs:    migrations 0001 to 0010; usage_events.rollups.v1.sql.
 -- Settings: analytics.retention_days (what was applied last, or 180): how many days events are kept. Three days are added,
 --           and the rollups must have them.
--- Undo:     UPDATE analytics.maintenance_jobs SET scheduled = false WHERE policy = 'usage_events.retention'; and all rows are kept
---           until it is true again. (Without the row, the next `ingest policies apply` would make it again, and asks for
---           --allow-data-loss then.) What was dropped stays dropped.
+-- Undo:     DELETE FROM analytics.maintenance_jobs WHERE policy = 'usage_events.retention'; what was dropped stays dropped.
 -- Look:     SELECT * FROM analytics.maintenance_jobs;
 --
 -- By hand, in psql: SELECT statement FROM analytics.statements_to_drop('usage_events', '{"retention_days": 180}') \gexec
 --
--- A shorter retention deletes rows, and so does one that somebody removed: refused unless the session says
--- SET analytics.allow_data_loss = on.
+-- A shorter retention deletes rows: it is refused unless the session says SET analytics.allow_data_loss = on.
 
-SELECT analytics.check_retention('usage_events', analytics.setting('retention_days', 'usage_events.retention'));
+SELECT analytics.check_retention_change(
+    'usage_events',
+    (SELECT make_interval(days => (config ->> 'retention_days')::integer)
+     FROM analytics.maintenance_jobs
+     WHERE policy = 'usage_events.retention'),
+    make_interval(days => analytics.setting('retention_days')));
 
 SELECT analytics.ensure_job(
     'usage_events.retention', $$SELECT statement FROM analytics.statements_to_drop('usage_events', $1)$$,
-    jsonb_build_object('retention_days', analytics.setting('retention_days', 'usage_events.retention')), interval '1 hour', 30);
+    jsonb_build_object('retention_days', analytics.setting('retention_days')), interval '1 hour', 30);
 
 SELECT analytics.record_policy('usage_events.retention', 1, ARRAY['retention_days']);

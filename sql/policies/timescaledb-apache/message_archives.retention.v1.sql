@@ -3,20 +3,22 @@
 --
 -- Needs:    migrations 0001 to 0010.
 -- Settings: analytics.retention_days (what was applied last, or 180): how many days archives are kept. Three days are added.
--- Undo:     UPDATE analytics.maintenance_jobs SET scheduled = false WHERE policy = 'message_archives.retention'; and all rows are kept
---           until it is true again. (Without the row, the next `ingest policies apply` would make it again, and asks for
---           --allow-data-loss then.) What was dropped stays dropped.
+-- Undo:     DELETE FROM analytics.maintenance_jobs WHERE policy = 'message_archives.retention'; what was dropped stays dropped.
 -- Look:     SELECT * FROM analytics.maintenance_jobs;
 --
 -- By hand, in psql: SELECT statement FROM analytics.statements_to_drop('message_archives', '{"retention_days": 180}') \gexec
 --
--- A shorter retention deletes rows, and so does one that somebody removed: refused unless the session says
--- SET analytics.allow_data_loss = on.
+-- A shorter retention deletes rows: it is refused unless the session says SET analytics.allow_data_loss = on.
 
-SELECT analytics.check_retention('message_archives', analytics.setting('retention_days', 'message_archives.retention'));
+SELECT analytics.check_retention_change(
+    'message_archives',
+    (SELECT make_interval(days => (config ->> 'retention_days')::integer)
+     FROM analytics.maintenance_jobs
+     WHERE policy = 'message_archives.retention'),
+    make_interval(days => analytics.setting('retention_days')));
 
 SELECT analytics.ensure_job(
     'message_archives.retention', $$SELECT statement FROM analytics.statements_to_drop('message_archives', $1)$$,
-    jsonb_build_object('retention_days', analytics.setting('retention_days', 'message_archives.retention')), interval '1 hour', 30);
+    jsonb_build_object('retention_days', analytics.setting('retention_days')), interval '1 hour', 30);
 
 SELECT analytics.record_policy('message_archives.retention', 1, ARRAY['retention_days']);

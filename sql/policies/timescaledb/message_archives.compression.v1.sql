@@ -28,13 +28,10 @@ DECLARE
         FROM pg_extension
         WHERE extname = 'timescaledb');
 BEGIN
-    -- Said again even if it is the same, it would wait for an exclusive lock.
-    IF NOT EXISTS (
-        SELECT
-        FROM timescaledb_information.hypertable_columnstore_settings settings
-        JOIN timescaledb_information.hypertables ON hypertable_name = 'message_archives' AND hypertable_schema = 'analytics'
-        WHERE hypertable = 'analytics.message_archives'::regclass AND compression_enabled
-          AND settings.orderby = 'stored_at DESC' AND coalesce(settings.segmentby, '') = '')
+    IF NOT (
+        SELECT compression_enabled
+        FROM timescaledb_information.hypertables
+        WHERE hypertable_schema = 'analytics' AND hypertable_name = 'message_archives')
     THEN
         -- Everything is said, also that there is no segment column: what is left out, TimescaleDB chooses by itself.
         ALTER TABLE analytics.message_archives SET (
@@ -47,7 +44,7 @@ BEGIN
     END IF;
     PERFORM analytics.ensure_timescaledb_policy(
         'message_archives', 'policy_compression', 'compress_after',
-        make_interval(days => analytics.setting('compression_after_days', 'message_archives.compression')));
+        make_interval(days => analytics.setting('compression_after_days')));
 END
 $$;
 

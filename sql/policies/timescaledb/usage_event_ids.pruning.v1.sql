@@ -11,6 +11,6 @@
 
 SELECT analytics.ensure_job(
     'usage_event_ids.pruning', 'analytics.prune_ledger',
-    jsonb_build_object('dedupe_window_days', analytics.setting('dedupe_window_days', 'usage_event_ids.pruning')), interval '1 hour');
+    jsonb_build_object('dedupe_window_days', analytics.setting('dedupe_window_days')), interval '1 hour');
 
 SELECT analytics.record_policy('usage_event_ids.pruning', 1, ARRAY['dedupe_window_days']);

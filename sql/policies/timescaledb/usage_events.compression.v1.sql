@@ -33,13 +33,10 @@ DECLARE
         FROM pg_extension
         WHERE extname = 'timescaledb');
 BEGIN
-    -- Said again even if it is the same, it would wait for an exclusive lock.
-    IF NOT EXISTS (
-        SELECT
-        FROM timescaledb_information.hypertable_columnstore_settings settings
-        JOIN timescaledb_information.hypertables ON hypertable_name = 'usage_events' AND hypertable_schema = 'analytics'
-        WHERE hypertable = 'analytics.usage_events'::regclass AND compression_enabled
-          AND settings.orderby = 'event_time DESC' AND coalesce(settings.segmentby, '') = '')
+    IF NOT (
+        SELECT compression_enabled
+        FROM timescaledb_information.hypertables
+        WHERE hypertable_schema = 'analytics' AND hypertable_name = 'usage_events')
     THEN
         -- Everything is said, also that there is no segment column: what is left out, TimescaleDB chooses by itself.
         ALTER TABLE analytics.usage_events SET (
@@ -52,7 +49,7 @@ BEGIN
     END IF;
     PERFORM analytics.ensure_timescaledb_policy(
         'usage_events', 'policy_compression', 'compress_after',
-        make_interval(days => analytics.setting('compression_after_days', 'usage_events.compression')));
+        make_interval(days => analytics.setting('compression_after_days')));
 END
 $$;
 

@@ -3,10 +3,10 @@
 -- from the raw rows by the query. Only what arrives late, for a bucket that is materialized already, waits for the next refresh.
 --
 -- Needs:    migrations 0001 to 0010.
--- Settings: none. The job looks as far back as usage_events.retention keeps the rows.
+-- Settings: analytics.retention_days (what was applied last, or 180): how far back the job refreshes, two days more than that.
 -- Undo:     SELECT delete_job(job_id) FROM timescaledb_information.jobs WHERE proc_name = 'refresh_rollups';
---           DROP MATERIALIZED VIEW analytics.usage_daily_by_user; then analytics.usage_daily; then analytics.usage_hourly; what is
---           older than the retention is nowhere else. Remove the retention before (usage_events.retention).
+--           DROP MATERIALIZED VIEW analytics.usage_daily_by_user, analytics.usage_daily, analytics.usage_hourly, one by one:
+--           what is older than the retention is nowhere else.
 -- Look:     SELECT * FROM timescaledb_information.job_stats JOIN timescaledb_information.jobs USING (job_id);
 --
 -- Buckets are of UTC. `errors` counts calls with a status_code of 400 or more or with an error_type. latency_count: calls that
@@ -20,11 +20,8 @@
 -- hours.) One job in place of three also refreshes the days right after the hours they are made of.
 
 DO $$
-DECLARE
-    rollup text;
 BEGIN
     IF to_regclass('analytics.usage_hourly') IS NULL THEN
-        DELETE FROM analytics.time_bounds WHERE name IN ('usage_hourly', 'all_refreshed_at');
         CREATE MATERIALIZED VIEW analytics.usage_hourly
         WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
         SELECT time_bucket('1 hour', event_time) AS bucket,
@@ -56,7 +53,6 @@ BEGIN
     END IF;
 
     IF to_regclass('analytics.usage_daily') IS NULL THEN
-        DELETE FROM analytics.time_bounds WHERE name IN ('usage_daily', 'all_refreshed_at');
         CREATE MATERIALIZED VIEW analytics.usage_daily
         WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
         SELECT time_bucket('1 day', bucket) AS bucket,
@@ -80,7 +76,6 @@ BEGIN
     END IF;
 
     IF to_regclass('analytics.usage_daily_by_user') IS NULL THEN
-        DELETE FROM analytics.time_bounds WHERE name IN ('usage_daily_by_user', 'all_refreshed_at');
         CREATE MATERIALIZED VIEW analytics.usage_daily_by_user
         WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
         SELECT time_bucket('1 day', event_time) AS bucket,
@@ -110,98 +105,60 @@ BEGIN
         GROUP BY 1, 2, 3, 4, 5, 6
         WITH NO DATA;
     END IF;
-
-    FOR rollup IN
-        SELECT view_name
-        FROM timescaledb_information.continuous_aggregates
-        WHERE view_schema = 'analytics' AND view_name IN ('usage_hourly', 'usage_daily', 'usage_daily_by_user')
-          AND materialized_only
-    LOOP
-        EXECUTE format('ALTER MATERIALIZED VIEW analytics.%I SET (timescaledb.materialized_only = false)', rollup);
-    END LOOP;
 END
 $$;
 
 -- Computes anew what changed in the buckets that are over. TimescaleDB knows by its invalidation log what that is.
 --
--- config: {} looks as far back as the retention reaches, less a day; {"everything": true} takes all there is.
+-- config: {"retention_days": 180}: how far back to look. Without it, all that there is: CALL analytics.refresh_rollups(0, '{}');
 -- job_id: what the scheduler passes; any number does.
 --
--- Thirty days of one rollup are one transaction. A refresh that is killed goes on where it was, in the next. By hand, as a statement
--- of its own: CALL analytics.refresh_rollups(0, '{"everything": true}'); if it fails: SELECT pg_advisory_unlock_all();
+-- Thirty days of one rollup are one transaction. A refresh that is killed goes on where it was, in the next.
 CREATE OR REPLACE PROCEDURE analytics.refresh_rollups(job_id integer, config jsonb)
 LANGUAGE plpgsql
 AS $$
 DECLARE
     epoch constant timestamptz := '2000-01-01 00:00:00+00';
-    -- In hours, here and below: a day of the session's time zone may have 23 of them.
-    day constant interval := '24 hours';
-    begun_at timestamptz;
     oldest timestamptz;
-    first_hour timestamptz;
+    first_day timestamptz;
     rollup text;
     part_begin timestamptz;
     part_end timestamptz;
     whole_until timestamptz;
-    lock_key constant bigint := hashtextextended('analytics.refresh_rollups', 0);
-    jit_before constant text := current_setting('jit');
 BEGIN
-    -- One at a time. The lock is the session's, because every part is a transaction of its own.
-    FOR attempt IN 1 .. 300 LOOP
-        EXIT WHEN pg_try_advisory_lock(lock_key);
-        IF attempt = 300 THEN
-            RAISE EXCEPTION 'another session has been refreshing the rollups for five minutes, or failed to and is still there'
-                USING ERRCODE = 'lock_not_available',
-                      HINT = 'SELECT pid FROM pg_locks WHERE locktype = ''advisory''; and see what it does.';
-        END IF;
-        COMMIT; -- who waits should not hold back VACUUM
-        PERFORM pg_sleep(1);
-    END LOOP;
-    -- The plans have a node a chunk: compiling them took most of a minute where running them takes milliseconds.
-    PERFORM set_config('jit', 'off', false);
-    PERFORM analytics.note_lost_hours();
+    -- One at a time; held by the session, because every part is a transaction of its own.
+    PERFORM pg_advisory_lock(hashtextextended('analytics.refresh_rollups', 0));
+    PERFORM analytics.note_lost_days();
     COMMIT;
 
-    begun_at := now();
-    oldest := (SELECT min(range_start) FROM analytics.raw_ranges());
-    first_hour := greatest(oldest, analytics.time_bound('raw_rows_from'));
-    IF NOT coalesce((config ->> 'everything')::boolean, false) THEN
-        first_hour := greatest(
-            first_hour, date_bin(day, now() - analytics.retention_in_force('usage_events') + day, epoch));
-    END IF;
+    oldest := analytics.raw_rows_begin();
+    first_day := date_bin('1 day', greatest(
+        oldest,
+        analytics.time_bound('raw_rows_from'),
+        now() - make_interval(days => (config ->> 'retention_days')::integer + 2)), epoch);
     FOREACH rollup IN ARRAY ARRAY['usage_hourly', 'usage_daily', 'usage_daily_by_user'] LOOP
         EXIT WHEN oldest IS NULL;
-        whole_until := date_bin(CASE rollup WHEN 'usage_hourly' THEN interval '1 hour' ELSE day END, now(), epoch);
-        -- A day of usage_daily is made of hours that are all there still. A day of usage_daily_by_user is made of raw rows:
-        -- where some of it were dropped, it is final.
-        part_begin := CASE
-            WHEN rollup = 'usage_hourly' THEN date_bin(interval '1 hour', first_hour, epoch)
-            WHEN rollup = 'usage_daily_by_user' AND first_hour = analytics.time_bound('raw_rows_from')
-            THEN date_bin(day, first_hour + day - interval '1 microsecond', epoch)
-            ELSE date_bin(day, first_hour, epoch)
-        END;
+        whole_until := date_bin(CASE rollup WHEN 'usage_hourly' THEN interval '1 hour' ELSE '1 day' END, now(), epoch);
+        part_begin := first_day;
         WHILE part_begin < whole_until LOOP
-            part_end := least(part_begin + 30 * day, whole_until);
+            part_end := least(part_begin + interval '30 days', whole_until);
             RAISE NOTICE '% from % to %', rollup, part_begin, part_end;
             CALL refresh_continuous_aggregate(format('analytics.%I', rollup)::regclass, part_begin, part_end);
             COMMIT;
             part_begin := part_end;
         END LOOP;
-        -- A refresh that began after the last one ended says nothing about what lies between.
-        IF first_hour <= greatest(oldest, analytics.time_bound('raw_rows_from'), analytics.time_bound(rollup)) THEN
+        -- A refresh that did not begin where the raw rows begin says nothing about what lies between.
+        IF first_day <= oldest OR analytics.time_bound(rollup) >= first_day THEN
             PERFORM analytics.note_bound(rollup, whole_until);
             COMMIT;
         END IF;
     END LOOP;
-    IF first_hour <= greatest(oldest, analytics.time_bound('raw_rows_from')) OR oldest IS NULL THEN
-        PERFORM analytics.note_bound('all_refreshed_at', begun_at);
-    END IF;
-    PERFORM set_config('jit', jit_before, false);
-    PERFORM pg_advisory_unlock(lock_key);
-    COMMIT;
+    PERFORM pg_advisory_unlock(hashtextextended('analytics.refresh_rollups', 0));
 END
 $$;
 
-SELECT analytics.ensure_job('usage_events.rollups', 'analytics.refresh_rollups', '{}', interval '10 minutes');
+SELECT analytics.ensure_job(
+    'usage_events.rollups', 'analytics.refresh_rollups',
+    jsonb_build_object('retention_days', analytics.setting('retention_days')), interval '10 minutes');
 
-SELECT analytics.record_policy('usage_events.rollups', 1, '{}');
+SELECT analytics.record_policy('usage_events.rollups', 1, ARRAY['retention_days']);
