@@ -157,7 +157,7 @@ def apply(
                 f"A retention that is shorter, or is back, deletes rows that are kept now ({', '.join(refused)}). Nothing is "
                 "changed. If that is what you want, run `ingest policies apply --allow-data-loss`."
             )
-        # Rollups that are made again hold nothing, and their job does not look at what the retention may drop any day.
+        # Rollups that are made again hold nothing, and the job of a retention that is there may run before theirs.
         if pending & {"usage_events.retention", "usage_events.rollups"} and _must_fill_rollups(
             connection, planned.edition, settings
         ):
