@@ -139,6 +139,7 @@ class _Protocol(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.is_closed = False
+        self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Answer] | None = None
         self._start()
@@ -187,7 +188,6 @@ class _Protocol(asyncio.Protocol):
             self._waiter.set_result(answer)
 
     def _start(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._pieces: list[bytes] = []
 

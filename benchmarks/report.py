@@ -30,6 +30,7 @@ _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "text.parse_math": False,
     "text.color": _INK,
+    "axes.axisbelow": True,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
     "xtick.color": _INK,
@@ -99,6 +100,7 @@ def svg(plot: Plot, prefix: str) -> Markup:
         _DRAW[plot.kind](axes, plot.series)
         axes.set_xlabel(str(plot.x))
         axes.set_ylabel(str(plot.y))
+        axes.yaxis.set_major_formatter("{x:,.10g}")
         axes.grid(visible=True, axis="y", alpha=0.25, color=_INK)
         if len(plot.series) > 1:
             axes.legend()
