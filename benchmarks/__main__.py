@@ -13,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 
 import benchmarks
-from benchmarks import facts, programs, report, results
+from benchmarks import facts, report, results
+from benchmarks.errors import BenchmarkError
 from benchmarks.progress import say
-from ingest import errors
+from ingest.errors import IngestError
 
 PREFIX = "bench_"
 EXIT_FAILED = 1
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load_average, started_at, start = facts.load_average(), datetime.now(UTC), time.monotonic()
     try:
         findings: results.Findings = options.module.run(options)
-    except (errors.IngestError, programs.ProgramFailed) as error:
+    except (IngestError, BenchmarkError) as error:
         say(f"python -m benchmarks: {error}")
         return EXIT_FAILED
     except KeyboardInterrupt:

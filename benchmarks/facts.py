@@ -71,8 +71,18 @@ def database(url: str) -> Database:
 
 
 def shown_command(arguments: Sequence[str]) -> str:
-    """The command line, to be published: of a path the last part, of a URL the scheme, and the rest if it is loopback."""
+    """The command line, to be published: of a path the last part, of a header the name, of a URL the scheme, and the rest if
+    it is loopback."""
     return " ".join(["python -m benchmarks", *(_shown(argument) for argument in arguments)])
+
+
+def shown_url(url: str) -> str:
+    """The scheme, and host and port if that is this machine."""
+    parts = urlsplit(url)
+    if parts.hostname in LOOPBACK and parts.scheme in ("http", "https"):
+        port = f":{parts.port}" if parts.port else ""
+        return f"{parts.scheme}://{parts.hostname}{port}"
+    return f"{parts.scheme}://…"
 
 
 def _shown(argument: str) -> str:
@@ -80,11 +90,9 @@ def _shown(argument: str) -> str:
         option, _, value = argument.partition("=")
         return f"{option}={_shown(value)}"
     if "://" in argument:
-        parts = urlsplit(argument)
-        if parts.hostname in LOOPBACK and parts.scheme in ("http", "https"):
-            port = f":{parts.port}" if parts.port else ""
-            return f"{parts.scheme}://{parts.hostname}{port}"
-        return f"{parts.scheme}://…"
+        return shown_url(argument)
+    if ": " in argument:
+        return f"{argument.partition(': ')[0]}: …"
     return PurePath(argument).name if os.sep in argument else argument
 
 

@@ -292,8 +292,8 @@ class Generator:
         Raises ValueError, before the first event, if a column is missing or a value can't be read.
         """
         end_us = _microseconds(end)
-        last = deque(_trace_rows(path), maxlen=1)
-        for time_us, context_tokens, generated_tokens in _trace_rows(path):
+        last = deque(trace_rows(path), maxlen=1)
+        for time_us, context_tokens, generated_tokens in trace_rows(path):
             yield self._traced_event(end_us - last[0][0] + time_us, context_tokens, generated_tokens)
 
     def message_archives(self, events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -471,8 +471,11 @@ def _rfc3339_to_the_second(seconds: int) -> str:
     return (EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _trace_rows(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Time in µs since the epoch, context tokens, generated tokens. Raises ValueError, which says where."""
+def trace_rows(path: Path) -> Iterator[tuple[int, int, int]]:
+    """The rows of a recorded trace: time in µs since the epoch, context tokens, generated tokens.
+
+    Raises ValueError, which says where, if a column is missing or a value can't be read.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         for column in ("TIMESTAMP", "ContextTokens", "GeneratedTokens"):

@@ -17,6 +17,7 @@ import psycopg
 from msgspec import Struct
 from psycopg import sql
 
+from benchmarks.errors import BenchmarkError
 from ingest.settings import DatabaseUrl
 from ingest.store import embedded
 
@@ -26,7 +27,7 @@ STOP_SECONDS_MAX = 30
 LOG_LINES_SHOWN = 20
 
 
-class ProgramFailed(Exception):
+class ProgramFailed(BenchmarkError):
     """A program did not start, or not do its work. The message ends with what it said last."""
 
 
@@ -45,11 +46,19 @@ class Running(Struct, frozen=True):
         return [self.process.pid, *(child.pid for child in self.process.children(recursive=True))]
 
 
+def database_url(text: str) -> DatabaseUrl:
+    """For argparse, which would otherwise print the value, password and all."""
+    try:
+        return DatabaseUrl(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_database_option(parser: argparse.ArgumentParser) -> None:
     """Adds --db-url, for `database_server`."""
     parser.add_argument(
         "--db-url",
-        type=DatabaseUrl,
+        type=database_url,
         metavar="URL",
         help="a superuser's URL of a server, on which databases are made and dropped again (default: the embedded "
         "PostgreSQL, in a temporary directory)",

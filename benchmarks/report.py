@@ -59,7 +59,8 @@ def print_tables(result: Result) -> None:
     if not console.is_terminal:
         console.width = WIDTH_WITHOUT_TERMINAL
     for table in result.tables:
-        shown = RichTable(title=Text(table.title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+        console.print(table.title, style="bold")
+        shown = RichTable(box=None, pad_edge=False, header_style="dim")
         for place, column in enumerate(table.columns):
             is_text = any(isinstance(row[place], str) for row in table.rows)
             shown.add_column(Text(str(column)), justify="left" if is_text else "right")

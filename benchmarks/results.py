@@ -3,7 +3,7 @@
 A benchmark returns Findings; `python -m benchmarks` adds when, where and how they came about, and writes the Result.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -110,7 +110,7 @@ class Findings(Struct, kw_only=True):
     `parameters` are what was chosen, by option or default: what a reader needs to do the same again.
     """
 
-    parameters: dict[str, Scalar | Sequence[Scalar]] = {}
+    parameters: Mapping[str, Scalar | Sequence[Scalar]] = {}
     database: Database | None = None
     tables: list[Table] = []
     plots: list[Plot] = []
