@@ -310,7 +310,7 @@ def _parameters(options: argparse.Namespace, service: _Service, seconds: float) 
         "mode": mode,
         "batch": options.batch,
         "connections": options.connections,
-        "seconds measured": seconds - options.warmup,
+        "seconds to measure": seconds - options.warmup,
         "seconds of warm-up": options.warmup,
         "timeout in seconds": options.timeout,
         "retries": options.retry,

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from benchmarks.bodies import Body
 from benchmarks.generate import EPOCH, MICROSECOND
-from benchmarks.http_client import Answer, ClientError
+from benchmarks.http_client import Answer, ClientError, ConnectFailed
 from benchmarks.measurements import Counts, Measurements
 from benchmarks.workload import Workload
 
@@ -27,6 +27,9 @@ HEADERS = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
 RETRIES_MAX = 5
 RETRY_SECONDS_DEFAULT = 1.0
 RETRY_SECONDS_MAX = 30.0
+
+DOWN_SECONDS = 0.1
+"""A connection that can't be made is tried again after that; at once, that would be a busy loop."""
 
 # What an SDK sends again: it was too early, or nobody knows what became of it.
 RETRIED_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
@@ -182,10 +185,12 @@ class Sender:
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
                 self._make_ahead()
+            is_down = False
             try:
                 answer = await posting
             except ClientError as error:
                 kind, wait_seconds = error.kind, 2**attempt * random.uniform(0.5, 1)
+                is_down = isinstance(error, ConnectFailed)
             else:
                 counts = _counts(answer, len(prepared.body.content))
                 if counts is not None:
@@ -195,6 +200,8 @@ class Sender:
                 kind, wait_seconds = error_kind(answer), retry_after_seconds(answer)
             self._measurements.failed(self.elapsed_seconds, kind)
             if wait_seconds is None or not self._retries or attempt == RETRIES_MAX:
+                if is_down:
+                    await self._wait_until(self.elapsed_seconds + DOWN_SECONDS)
                 break
             if not await self._wait_until(self.elapsed_seconds + wait_seconds):
                 break

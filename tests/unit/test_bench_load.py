@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from benchmarks.bodies import Bodies
-from benchmarks.http_client import Answer, ConnectionLost
+from benchmarks.http_client import Answer, ConnectFailed, ConnectionLost
 from benchmarks.measurements import Counts, Latencies, Measurements
 from benchmarks.sender import PATH, RETRIES_MAX, Sender, error_kind, retry_after_seconds
 from benchmarks.workload import Closed, Steady, Workload
@@ -157,6 +157,12 @@ async def test_refused_and_lost_requests_are_not_acknowledged(bodies):
     assert measurements.errors == {"503 queue_full": 1, "reset": 1, "413 limit_exceeded": 1}
     assert [receipt.number for receipt in sending.unacknowledged] == [0, 1, 2]
     assert [receipt.number for receipt in sending.acknowledged] == [3, 4, 5]
+
+
+async def test_a_service_that_is_gone_is_not_asked_all_the_time(bodies):
+    sending, measurements = await send(Service(ConnectFailed("refused")), Closed(bodies), 0.25)
+    assert 1 <= measurements.errors["connect"] <= 3
+    assert sending.acknowledged == []
 
 
 async def test_a_200_without_a_verdict_acknowledges_nothing(bodies):
