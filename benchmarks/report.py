@@ -29,6 +29,8 @@ _INK = "#010203"
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "text.parse_math": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "text.color": _INK,
     "axes.axisbelow": True,
     "axes.edgecolor": _INK,

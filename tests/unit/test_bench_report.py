@@ -85,6 +85,7 @@ def test_a_plot_is_svg_that_takes_the_colour_of_the_page(plot):
     assert "currentColor" in drawn
     assert "#010203" not in drawn
     assert "#000000" not in drawn
+    assert "#ffffff" not in drawn
 
 
 def test_two_plots_of_a_page_share_no_id(result):
