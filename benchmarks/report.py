@@ -87,6 +87,8 @@ def cell(value: Scalar | Sequence[Scalar]) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
+        if value == 0:
+            return "0"
         decimals = next((digits for limit, digits in ((1000, 0), (100, 1), (10, 2)) if abs(value) >= limit), 3)
         return f"{value:,.{decimals}f}"
     return ", ".join(map(cell, value))
