@@ -112,6 +112,7 @@ def test_the_terminal_shows_tables_and_checks(result, capsys):
     ("value", "shown"),
     [
         (None, "-"),
+        (0.0, "0"),
         (True, "yes"),
         (1234567, "1,234,567"),
         (1234.5, "1,234"),
