@@ -2,8 +2,10 @@
 these use of CPU and memory."""
 
 import argparse
+import atexit
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -76,8 +78,12 @@ def database_server(given: DatabaseUrl | None) -> Iterator[DatabaseUrl]:
     if given is not None:
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="ingest-bench-") as folder, embedded.running(Path(folder)) as server:
-        yield server.url
+    with tempfile.TemporaryDirectory(prefix="ingest-bench-") as folder:
+        # When the interpreter ends, the wheel locks its server once more, which makes folder and lock file again. Handlers
+        # run in reverse order: this one, registered before the wheel's, runs after it.
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        with embedded.running(Path(folder)) as server:
+            yield server.url
 
 
 @contextmanager

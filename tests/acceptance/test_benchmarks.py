@@ -7,6 +7,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -277,6 +278,14 @@ def test_a_scratch_database_is_there_for_a_while(server):
             pids = running.pids
         assert programs.resident_bytes(pids) == programs.cpu_seconds(pids) == 0
     assert servers.query(server.admin, "SELECT 1 FROM pg_database WHERE datname = %s", name) == []
+
+
+def test_an_embedded_server_leaves_no_folder_behind():
+    program = "from benchmarks import programs\nwith programs.database_server(None) as url: print(url.reveal())"
+    url = programs.run([sys.executable, "-c", program], {}).splitlines()[-1]
+    files = Path(unquote(url.partition("?host=")[2]))
+    assert files.parent.name.startswith("ingest-bench-")
+    assert not files.parent.exists()
 
 
 def test_a_program_that_fails_tells_what_it_said():
