@@ -15,8 +15,10 @@ from starlette.types import ASGIApp
 from ingest import errors
 from ingest.events import MESSAGE_ARCHIVES, USAGE_EVENTS, Stream
 from ingest.flow.admission import Admission
+from ingest.flow.group_commit import GroupCommit
 from ingest.flow.intake import Intake
 from ingest.settings import DatabaseUrl, Settings
+from ingest.store import rows
 from ingest.store.database import Database
 from ingest.store.maintenance import Maintenance
 from ingest.store.writer import BatchWriter
@@ -47,7 +49,14 @@ class Service:
         self.admission = Admission(settings.inflight_bytes_max)
         self._maintenance = Maintenance(url) if settings.maintenance == "on" else None
         writer = BatchWriter(self.database, chunk_interval=timedelta(hours=settings.chunk_interval_hours))
-        self.intake = Intake(writer, self.admission)
+        store = GroupCommit(
+            writer,
+            writers_max=settings.db_pool_connections,
+            queued_rows_max=settings.queued_rows_max,
+            queued_bytes_max=settings.inflight_bytes_max,
+            queue_timeout_seconds=settings.queue_timeout_seconds,
+        )
+        self.intake = Intake(store, self.admission)
         self.asgi = self._wire(settings)
 
     @asynccontextmanager
@@ -89,7 +98,7 @@ class Service:
         )
         routes = [
             *(
-                Route(path, BulkEndpoint(stream, self.intake, limits, _now), methods=["POST"])
+                Route(path, BulkEndpoint(stream, self.intake, rows.encode, limits, _now), methods=["POST"])
                 for stream, path in BULK_PATHS.items()
             ),
             Route("/", health.root),

@@ -87,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = field(name="BODY_TIMEOUT_SECONDS", default=15)
     clock_skew_seconds_max: Annotated[int, Meta(ge=0, le=86_400)] = field(name="MAX_CLOCK_SKEW_SECONDS", default=300)
     inflight_bytes_max: Annotated[int, Meta(ge=MIB, le=64 * 1024 * MIB)] = field(name="MAX_INFLIGHT_BYTES", default=256 * MIB)
+    queued_rows_max: Annotated[int, Meta(ge=1, le=10_000_000)] = field(name="MAX_QUEUED_ROWS", default=200_000)
     queue_timeout_seconds: Annotated[float, Meta(gt=0, le=600)] = field(name="QUEUE_TIMEOUT_SECONDS", default=5)
     shutdown_seconds: Annotated[int, Meta(ge=1, le=600)] = field(name="SHUTDOWN_SECONDS", default=20)
 

@@ -5,7 +5,6 @@ For every answer: accepted + duplicates + conflicts + rejected = received.
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
 from uuid import UUID
 
 from msgspec import Struct
@@ -29,13 +28,6 @@ _MESSAGES = {
     Outcome.UNKNOWN_EVENT: "No usage event with this event_id is stored; send the event first, then this archive again.",
     Outcome.UNSTORABLE: "The database refused this very item.",
 }
-
-
-class Identified(Protocol):
-    """Whatever has the identity of an event."""
-
-    @property
-    def event_id(self) -> UUID: ...
 
 
 class Rejection(Struct, frozen=True, kw_only=True):
@@ -69,7 +61,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
 def give(
     received: int,
     rejections: Sequence[Rejection],
-    items: Sequence[Identified] = (),
+    event_ids: Sequence[bytes] = (),
     indices: Sequence[int] = (),
     outcomes: Mapping[int, Outcome] | None = None,
     *,
@@ -80,8 +72,8 @@ def give(
 
     received: how many items the request had.
     rejections: those found wrong before the database was asked.
-    items, indices: what the database was asked to store, and their places in the request.
-    outcomes: by position among `items`, what the database did not store.
+    event_ids, indices: what the database was asked to store (16 bytes an id), and the places in the request.
+    outcomes: by position among `event_ids`, what the database did not store.
     sanitized: places in the request of the items whose text was changed; counted where they were accepted.
     committed: False where the request asked for all or nothing and got nothing. Then every item counts as rejected, and
         `errors` lists the ones that were the cause.
@@ -97,7 +89,7 @@ def give(
             listed.append(
                 Rejection(
                     index=index,
-                    event_id=str(items[position].event_id),
+                    event_id=str(UUID(bytes=event_ids[position])),
                     code=outcome.value,
                     field=None if outcome is Outcome.UNSTORABLE else "event_id",
                     message=_MESSAGES[outcome],
@@ -118,7 +110,7 @@ def give(
         )
     return Verdict(
         received=received,
-        accepted=len(items) - len(not_stored),
+        accepted=len(event_ids) - len(not_stored),
         duplicates=tally[Outcome.DUPLICATE],
         conflicts=tally[Outcome.CONFLICT],
         rejected=len(rejections) + tally[Outcome.UNKNOWN_EVENT] + tally[Outcome.UNSTORABLE],

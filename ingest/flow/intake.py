@@ -36,13 +36,13 @@ class Intake:
         """
         if batch.strict and batch.rejections:
             return verdict.give(batch.received, batch.rejections, committed=False)
-        if not batch.items:
+        if not batch.rows:
             return verdict.give(batch.received, batch.rejections)
-        stored = await self._store.store(batch.stream, batch.items, strict=batch.strict)
+        stored = await self._store.store(batch.stream, batch.rows, strict=batch.strict)
         return verdict.give(
             batch.received,
             batch.rejections,
-            batch.items,
+            batch.rows.event_ids,
             batch.indices,
             stored.outcomes,
             sanitized=batch.sanitized,

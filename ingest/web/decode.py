@@ -19,7 +19,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ingest import errors
 from ingest.events import NO_JSON, Stream, UsageEvent, Window
-from ingest.flow.batch import Batch
+from ingest.flow.batch import Batch, Encode
 from ingest.verdict import Rejection
 from ingest.web import items, storable
 
@@ -34,10 +34,35 @@ class Media(Enum):
     NDJSON = "application/x-ndjson"
 
 
+class Decoded(Struct, frozen=True, kw_only=True):
+    """The valid items of one request, and what was found wrong with the others; members as of ingest.flow.batch.Batch."""
+
+    stream: Stream
+    received: int
+    items: Sequence[Any]
+    """Structs of `stream.item`."""
+    indices: Sequence[int]
+    sanitized: frozenset[int] = frozenset()
+    rejections: Sequence[Rejection] = ()
+    strict: bool = False
+
+    def encoded(self, encode: Encode) -> Batch:
+        """The batch, with the items as rows."""
+        return Batch(
+            stream=self.stream,
+            received=self.received,
+            rows=encode(self.stream, self.items),
+            indices=self.indices,
+            sanitized=self.sanitized,
+            rejections=self.rejections,
+            strict=self.strict,
+        )
+
+
 def decode(
     stream: Stream, body: bytes | bytearray, media: Media, window: Window, *, items_max: int, strict: bool = False
-) -> Batch:
-    """The batch in an inflated body.
+) -> Decoded:
+    """What stands in an inflated body.
 
     JSON is an array of items, an object with that array under `stream.envelope`, or one item; JSON with more than one
     top-level value is read as NDJSON, because several clients label it so. NDJSON is one item a line.
@@ -46,7 +71,7 @@ def decode(
     """
     whole = _decode_whole(stream, body, media, items_max)
     if whole is not None and _all_good(stream, whole, window):
-        return Batch(stream=stream, received=len(whole), items=whole, indices=range(len(whole)), strict=strict)
+        return Decoded(stream=stream, received=len(whole), items=whole, indices=range(len(whole)), strict=strict)
     return _decode_each(stream, body, media, window, items_max, strict)
 
 
@@ -148,7 +173,7 @@ def _check_utf8(body: bytes | bytearray) -> None:
 
 def _decode_each(
     stream: Stream, body: bytes | bytearray, media: Media, window: Window, items_max: int, strict: bool
-) -> Batch:
+) -> Decoded:
     _check_utf8(body)
     texts = _split(stream, storable.mend(body), media, items_max)
     good: list[Any] = []
@@ -166,7 +191,7 @@ def _decode_each(
         indices.append(index)
         if was_mended:
             mended.add(index)
-    return Batch(
+    return Decoded(
         stream=stream,
         received=len(texts),
         items=good,

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from ingest import errors
 from ingest.events import Stream, Window
+from ingest.flow.batch import Encode
 from ingest.flow.intake import Intake
 from ingest.verdict import Verdict
 from ingest.web import body, headers, problems
@@ -34,9 +35,12 @@ class BulkEndpoint:
     now: tells the time, aware.
     """
 
-    def __init__(self, stream: Stream, intake: Intake, limits: BatchLimits, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, stream: Stream, intake: Intake, encode: Encode, limits: BatchLimits, now: Callable[[], datetime]
+    ) -> None:
         self._stream = stream
         self._intake = intake
+        self._encode = encode
         self._limits = limits
         self._now = now
         prepare(stream, limits.items_max)
@@ -61,7 +65,9 @@ class BulkEndpoint:
                 self._limits.clock_skew_seconds_max,
                 self._intake.events_from(),
             )
-            batch = decode(self._stream, inflated, media, window, items_max=self._limits.items_max, strict=strict)
+            decoded = decode(self._stream, inflated, media, window, items_max=self._limits.items_max, strict=strict)
+            batch = decoded.encoded(self._encode)
+            del inflated, decoded  # the rows are all that is kept while the batch waits
             return answer_to(await self._intake.take(batch), strict=strict)
 
 

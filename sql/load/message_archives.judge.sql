@@ -5,7 +5,10 @@
 SELECT staged.ord,
        CASE
            WHEN ledger.event_id IS NULL THEN 'unknown_event'
-           WHEN ledger.fingerprint = staged.fingerprint THEN 'duplicate'
+           WHEN ledger.fingerprint IN (
+               staged.fingerprint,
+               hash_record_extended(ROW (user_id, service, prompt_full, response_full, staged.stored_at), 0)
+           ) THEN 'duplicate'
            ELSE 'conflict'
        END AS outcome
 FROM staged_message_archives staged

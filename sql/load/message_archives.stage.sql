@@ -6,13 +6,11 @@
 CREATE TEMPORARY TABLE IF NOT EXISTS staged_message_archives (
     ord           integer NOT NULL,
     is_repeat     boolean NOT NULL,
+    fingerprint   bigint  NOT NULL,
     event_id      uuid    NOT NULL,
+    stored_at     timestamptz,
     user_id       text    NOT NULL,
     service       text    NOT NULL,
     prompt_full   text,
-    response_full text,
-    stored_at     timestamptz,
-    fingerprint   bigint  GENERATED ALWAYS AS (
-        hash_record_extended(ROW (user_id, service, prompt_full, response_full, stored_at), 0)
-    ) STORED
+    response_full text
 ) ON COMMIT DELETE ROWS

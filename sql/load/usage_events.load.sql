@@ -6,8 +6,21 @@
 -- The claims are made in the order of event_id, so that two batches with ids in common wait for one another and never
 -- deadlock. ON CONFLICT waits for a transaction that has the same claim open, then wins or yields by what became of it.
 --
--- Claim and insert are one statement: two statements with the claimed ids kept between them took the same time (1000 rows
--- on one connection: 26.2 ms against 25.7 ms) and one more round trip.
+-- This is the way of any ids. Where all ids are new, the usual case, the service tries a shorter one first: it copies the
+-- claims into the ledger in the order of event_id, and the rows straight into the table. An id that is there already fails the
+-- first COPY; then nothing has happened, and this statement is used. Ways that were tried, in µs of CPU an event of both sides
+-- together, in one run, interleaved, one connection (PostgreSQL 15, TimescaleDB 2.28, UUIDv7, 2 cores):
+--
+--                                                                                  1000 rows   4000 rows
+--   this statement: stage, claim with ON CONFLICT … RETURNING, insert the join          31.6        25.2
+--   the same, but claim without RETURNING and insert all if all were claimed            27.1        22.2
+--   the same, but a plain claim that fails if an id is there                            25.7        20.0
+--   stage the claims alone, claim with ON CONFLICT, copy the rows into the table        26.2        21.3
+--   copy the claims into the ledger, copy the rows into the table                       22.5        17.5
+--
+-- So the shorter way costs 29 % less than this one, and 17 to 21 % less than the best of this shape: it saves the staging table,
+-- and the speculative insertion of ON CONFLICT, which looks for the id twice. Into which collation the columns sort, C.UTF-8 or C,
+-- made no difference; nor did claiming with WHERE NOT EXISTS instead of ON CONFLICT (5.1 against 6.1 of it).
 WITH claimed AS (
     INSERT INTO analytics.usage_event_ids (event_id, event_time, fingerprint)
     SELECT event_id, event_time, fingerprint

@@ -4,10 +4,11 @@
 -- ord:         the row's place in the batch, from 0.
 -- is_repeat:   an earlier row of this batch has the same event_id; the first one counts. Without the mark the same id twice
 --              would multiply in the join of usage_events.load.sql.
--- fingerprint: over everything the client sent. hash_record_extended costs 0.35 µs a row.
+-- fingerprint: over everything the client sent, made by the service (ingest/store/rows.py).
 CREATE TEMPORARY TABLE IF NOT EXISTS staged_usage_events (
     ord          integer     NOT NULL,
     is_repeat    boolean     NOT NULL,
+    fingerprint  bigint      NOT NULL,
     event_id     uuid        NOT NULL,
     event_time   timestamptz NOT NULL,
     user_id      text        NOT NULL,
@@ -20,11 +21,5 @@ CREATE TEMPORARY TABLE IF NOT EXISTS staged_usage_events (
     status_code  smallint,
     error_type   text,
     prompt       text,
-    extra        jsonb,
-    fingerprint  bigint      GENERATED ALWAYS AS (
-        hash_record_extended(
-            ROW (event_time, user_id, team, service, provider, model, total_tokens, latency_ms, status_code, error_type,
-                 prompt, extra),
-            0)
-    ) STORED
+    extra        jsonb
 ) ON COMMIT DELETE ROWS

@@ -22,6 +22,7 @@ from ingest.store.maintenance import Maintenance
 from ingest.store.writer import BatchWriter
 from tests import rollups, samples, servers
 from tests.service import command, environment, started
+from tests.storing import store
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
@@ -523,7 +524,7 @@ def test_status_tells_it_all(owner_url: DatabaseUrl, writer: BatchWriter, databa
 async def test_status_knows_the_ledger(owner_url: DatabaseUrl, writer: BatchWriter, now: datetime) -> None:
     oldest = now - timedelta(days=55, hours=3)
     times = [now, now - timedelta(days=7), oldest, now - timedelta(days=54)]
-    await writer.store(USAGE_EVENTS, [samples.event(event_time=time) for time in times], strict=False)
+    await store(writer, USAGE_EVENTS, [samples.event(event_time=time) for time in times])
 
     found = await asyncio.to_thread(status.status, owner_url)
 
@@ -538,7 +539,7 @@ async def test_the_ledger_forgets_and_the_service_knows_it(
 ) -> None:
     """A forgotten id must not come back to life when the window grows again."""
     old, young = samples.event(event_time=now - timedelta(days=33)), samples.event(event_time=now - timedelta(days=20))
-    await writer.store(USAGE_EVENTS, [old, young], strict=False)
+    await store(writer, USAGE_EVENTS, [old, young])
 
     with servers.connected(owner_url) as connection:
         connection.autocommit = True
@@ -648,14 +649,14 @@ async def test_batches_go_on_while_a_reader_keeps_retention_waiting(
 ) -> None:
     """A DROP or a plain DETACH would queue for an exclusive lock behind the reader, and every batch behind that."""
     maintained(database_url)
-    await writer.store(USAGE_EVENTS, [samples.event(event_time=now - timedelta(days=190))], strict=False)
+    await store(writer, USAGE_EVENTS, [samples.event(event_time=now - timedelta(days=190))])
     await asyncio.to_thread(policies.apply, owner_url, SETTINGS)
     with servers.connected(database_url) as reader:
         reader.execute("SELECT count(*) FROM analytics.usage_events")
         maintaining = asyncio.create_task(Maintenance(owner_url).run_all())
         for _ in range(20):
             async with asyncio.timeout(5):
-                await writer.store(USAGE_EVENTS, [samples.event()], strict=False)
+                await store(writer, USAGE_EVENTS, [samples.event()])
             await asyncio.sleep(0.1)
         assert not maintaining.done()
         reader.rollback()

@@ -20,6 +20,7 @@ from ingest.store.database import Database
 from ingest.store.writer import BatchWriter
 from tests import servers
 from tests.samples import event
+from tests.storing import store
 
 
 @pytest.fixture
@@ -86,6 +87,6 @@ async def test_session_mode_works(writer_url: DatabaseUrl, shared_folder: Path) 
         await database.open()
         try:
             writer = BatchWriter(database, chunk_interval=timedelta(hours=24))
-            assert (await writer.store(USAGE_EVENTS, [event()], strict=False)).outcomes == {}
+            assert (await store(writer, USAGE_EVENTS, [event()])).outcomes == {}
         finally:
             await database.close()

@@ -19,6 +19,7 @@ from ingest.verdict import Outcome
 from tests import rollups, servers
 from tests.samples import archive, event
 from tests.servers import Roles
+from tests.storing import store
 
 POLICY_SETTINGS = {
     "chunk_time_interval_hours": 24,
@@ -128,8 +129,8 @@ async def _use(url: DatabaseUrl, now: datetime) -> None:
         events = [event(event_time=now - timedelta(days=k)) for k in range(3)]
         archives = [archive(item.event_id) for item in events]
         for stream, items in ((USAGE_EVENTS, events), (MESSAGE_ARCHIVES, archives)):
-            assert (await writer.store(stream, items, strict=False)).outcomes == {}
-            again = await writer.store(stream, items, strict=False)
+            assert (await store(writer, stream, items)).outcomes == {}
+            again = await store(writer, stream, items)
             assert again.outcomes == dict.fromkeys(range(3), Outcome.DUPLICATE)
     finally:
         await database.close()

@@ -19,7 +19,7 @@ from ingest.settings import DatabaseUrl
 from ingest.store import migrate, policies, status
 from ingest.store.database import Database
 from ingest.store.writer import BatchWriter
-from tests import rollups, samples, servers
+from tests import rollups, samples, servers, storing
 from tests.service import started
 
 SETTINGS = {
@@ -45,7 +45,7 @@ async def store(url: DatabaseUrl, events: Sequence[UsageEvent], chunk_hours: int
         stored = 0
         for start in range(0, len(events), 1000):
             part = events[start : start + 1000]
-            stored += len(part) - len((await writer.store(USAGE_EVENTS, part, strict=False)).outcomes)
+            stored += len(part) - len((await storing.store(writer, USAGE_EVENTS, part)).outcomes)
         return stored
     finally:
         await database.close()
@@ -451,7 +451,7 @@ def test_chunks_that_are_made_during_a_refresh_are_not_taken_for_lost(
         await database.open()
         writer = BatchWriter(database, chunk_interval=timedelta(hours=24))
         for start in range(0, len(events), 5):
-            await writer.store(USAGE_EVENTS, events[start : start + 5], strict=False)
+            await storing.store(writer, USAGE_EVENTS, events[start : start + 5])
         await database.close()
 
     with servers.connected(owner_url) as by_hand, ThreadPoolExecutor() as threads:

@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import pytest
@@ -19,6 +18,7 @@ from ingest.store.writer import BatchWriter
 from ingest.verdict import Outcome
 from tests import servers
 from tests.samples import archive, event
+from tests.storing import FORBIDDING, make_cautious, refuse, store
 
 COUNT = "SELECT count(*), count(DISTINCT event_id) FROM analytics.usage_events"
 
@@ -33,7 +33,7 @@ async def test_an_event_is_stored_as_it_was_sent(writer: BatchWriter, database_u
         extra={"region": "eu", "nested": [1, {"a": None}]},
     )
 
-    assert (await writer.store(USAGE_EVENTS, [sent], strict=False)).outcomes == {}
+    assert (await store(writer, USAGE_EVENTS, [sent])).outcomes == {}
 
     [row] = servers.query(
         database_url,
@@ -50,9 +50,9 @@ async def test_an_event_is_stored_as_it_was_sent(writer: BatchWriter, database_u
 
 async def test_the_same_batch_again_is_all_duplicates(writer: BatchWriter, database_url: DatabaseUrl) -> None:
     batch = [event(prompt=f"prompt {k}", extra={"k": k}) for k in range(300)]
-    await writer.store(USAGE_EVENTS, batch, strict=False)
+    await store(writer, USAGE_EVENTS, batch)
 
-    again = await writer.store(USAGE_EVENTS, list(reversed(batch)), strict=False)
+    again = await store(writer, USAGE_EVENTS, list(reversed(batch)))
 
     assert again.outcomes == dict.fromkeys(range(300), Outcome.DUPLICATE)
     assert servers.query(database_url, COUNT) == [(300, 300)]
@@ -73,11 +73,11 @@ async def test_the_same_id_with_other_content_is_a_conflict_and_the_first_stays(
     writer: BatchWriter, database_url: DatabaseUrl, change: dict[str, object], now: datetime
 ) -> None:
     first = event(event_time=now)
-    await writer.store(USAGE_EVENTS, [first], strict=False)
+    await store(writer, USAGE_EVENTS, [first])
     if "event_time" in change:  # another chunk
         change = {"event_time": now + timedelta(days=-3)}
 
-    stored = await writer.store(USAGE_EVENTS, [event(), replace(first, **change)], strict=False)
+    stored = await store(writer, USAGE_EVENTS, [event(), replace(first, **change)])
 
     assert stored.outcomes == {1: Outcome.CONFLICT}
     rows = servers.query(
@@ -90,7 +90,7 @@ async def test_of_an_id_that_repeats_in_a_batch_the_first_counts(writer: BatchWr
     one, two = event(), event()
     batch = [one, two, replace(one, team="other"), two, one]
 
-    stored = await writer.store(USAGE_EVENTS, batch, strict=False)
+    stored = await store(writer, USAGE_EVENTS, batch)
 
     assert stored.outcomes == {2: Outcome.CONFLICT, 3: Outcome.DUPLICATE, 4: Outcome.DUPLICATE}
     assert servers.query(database_url, COUNT) == [(2, 2)]
@@ -102,7 +102,7 @@ async def test_batches_with_ids_in_common_at_the_same_moment_store_each_once(
     shared = [event(event_time=now - timedelta(hours=k)) for k in range(200)]
     batches = [[*shared[k * 20 :], *shared[: k * 20]] for k in range(8)]  # each in another order
 
-    results = await asyncio.gather(*(writer.store(USAGE_EVENTS, batch, strict=False) for batch in batches))
+    results = await asyncio.gather(*(store(writer, USAGE_EVENTS, batch) for batch in batches))
 
     accepted = sum(len(shared) - len(result.outcomes) for result in results)
     assert accepted == 200
@@ -116,7 +116,7 @@ async def test_one_id_at_the_same_moment_in_other_chunks_gives_one_row(
     first = event(event_time=now)
     versions = [replace(first, event_time=now - timedelta(days=k)) for k in range(8)]
 
-    results = await asyncio.gather(*(writer.store(USAGE_EVENTS, [version], strict=False) for version in versions))
+    results = await asyncio.gather(*(store(writer, USAGE_EVENTS, [version]) for version in versions))
 
     assert sorted(tuple(result.outcomes.values()) for result in results) == [(), *[(Outcome.CONFLICT,)] * 7]
     assert servers.query(database_url, COUNT) == [(1, 1)]
@@ -124,29 +124,25 @@ async def test_one_id_at_the_same_moment_in_other_chunks_gives_one_row(
 
 async def test_an_archive_needs_its_event(writer: BatchWriter, database_url: DatabaseUrl) -> None:
     known, stranger = event(), uuid.uuid4()
-    await writer.store(USAGE_EVENTS, [known], strict=False)
+    await store(writer, USAGE_EVENTS, [known])
 
-    stored = await writer.store(
-        MESSAGE_ARCHIVES, [archive(stranger), archive(known.event_id), archive(stranger)], strict=False
-    )
+    stored = await store(writer, MESSAGE_ARCHIVES, [archive(stranger), archive(known.event_id), archive(stranger)])
 
     assert stored.outcomes == {0: Outcome.UNKNOWN_EVENT, 2: Outcome.UNKNOWN_EVENT}
     assert servers.query(database_url, "SELECT event_id FROM analytics.message_archives") == [(known.event_id,)]
     later = event(event_id=stranger)
-    await writer.store(USAGE_EVENTS, [later], strict=False)
-    assert (await writer.store(MESSAGE_ARCHIVES, [archive(stranger)], strict=False)).outcomes == {}
+    await store(writer, USAGE_EVENTS, [later])
+    assert (await store(writer, MESSAGE_ARCHIVES, [archive(stranger)])).outcomes == {}
 
 
 async def test_an_archive_without_stored_at_sent_again_later_is_a_duplicate(
     writer: BatchWriter, database_url: DatabaseUrl, now: datetime
 ) -> None:
     known = event()
-    await writer.store(USAGE_EVENTS, [known], strict=False)
-    await writer.store(MESSAGE_ARCHIVES, [archive(known.event_id)], strict=False)
+    await store(writer, USAGE_EVENTS, [known])
+    await store(writer, MESSAGE_ARCHIVES, [archive(known.event_id)])
 
-    again = await writer.store(
-        MESSAGE_ARCHIVES, [archive(known.event_id), archive(known.event_id, prompt_full="Other?")], strict=False
-    )
+    again = await store(writer, MESSAGE_ARCHIVES, [archive(known.event_id), archive(known.event_id, prompt_full="Other?")])
 
     assert again.outcomes == {0: Outcome.DUPLICATE, 1: Outcome.CONFLICT}
     [(in_table, in_ledger)] = servers.query(
@@ -161,37 +157,14 @@ async def test_an_archive_without_stored_at_sent_again_later_is_a_duplicate(
 
 async def test_strict_stores_nothing_when_one_is_rejected(writer: BatchWriter, database_url: DatabaseUrl) -> None:
     known = event()
-    await writer.store(USAGE_EVENTS, [known], strict=True)
+    await store(writer, USAGE_EVENTS, [known], strict=True)
 
-    stored = await writer.store(MESSAGE_ARCHIVES, [archive(known.event_id), archive(uuid.uuid4())], strict=True)
+    stored = await store(writer, MESSAGE_ARCHIVES, [archive(known.event_id), archive(uuid.uuid4())], strict=True)
 
     assert not stored.committed
     assert stored.outcomes == {1: Outcome.UNKNOWN_EVENT}
     assert servers.query(database_url, "SELECT count(*) FROM analytics.message_archives") == [(0,)]
     assert servers.query(database_url, "SELECT count(*) FROM analytics.message_archive_ids") == [(0,)]
-
-
-# Nothing that our rules let through is refused, so these tests make the database pickier than it is.
-REFUSE_LISTED = """
-    CREATE TABLE public.refused (event_id uuid PRIMARY KEY);
-    GRANT SELECT ON public.refused TO PUBLIC;
-    CREATE FUNCTION public.refuse_listed() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        IF EXISTS (SELECT FROM public.refused WHERE event_id = NEW.event_id) THEN
-            RAISE EXCEPTION 'not this one' USING ERRCODE = 'data_exception';
-        END IF;
-        RETURN NEW;
-    END $$;
-    CREATE TRIGGER refuse_listed BEFORE INSERT ON analytics.usage_event_ids
-        FOR EACH ROW EXECUTE FUNCTION public.refuse_listed();
-"""
-
-
-def refuse(database_url: DatabaseUrl, events: Iterable[UsageEvent]) -> None:
-    """From now on the database refuses these events, with an error of SQLSTATE class 22."""
-    servers.execute(database_url, REFUSE_LISTED)
-    for item in events:
-        servers.execute(database_url, f"INSERT INTO public.refused VALUES ('{item.event_id}')")
 
 
 @pytest.mark.parametrize("bad", [{0}, {99}, {3, 4, 50}, set(range(100))], ids=["first", "last", "some", "all"])
@@ -201,29 +174,20 @@ async def test_rows_that_the_database_refuses_are_found_and_rejected_alone(
     batch = [event() for _ in range(100)]
     refuse(database_url, [batch[k] for k in sorted(bad)])
 
-    stored = await writer.store(USAGE_EVENTS, batch, strict=False)
+    stored = await store(writer, USAGE_EVENTS, batch)
 
     assert stored.outcomes == dict.fromkeys(bad, Outcome.UNSTORABLE)
     assert servers.query(database_url, COUNT) == [(100 - len(bad), 100 - len(bad))]
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        "ALTER TABLE analytics.usage_events ADD CHECK (model <> 'forbidden') NOT VALID",
-        "CREATE FUNCTION public.say_no() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN IF NEW.model = 'forbidden' THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$;"
-        " CREATE TRIGGER say_no BEFORE INSERT ON analytics.usage_events FOR EACH ROW EXECUTE FUNCTION public.say_no()",
-    ],
-    ids=["constraint", "trigger"],
-)
+@pytest.mark.parametrize("rule", ["constraint", "trigger"])
 async def test_a_rule_of_the_dba_costs_only_the_rows_that_break_it(
     writer: BatchWriter, database_url: DatabaseUrl, rule: str
 ) -> None:
-    servers.execute(database_url, rule)
+    servers.execute(database_url, FORBIDDING[rule])
     batch = [event(), event(model="forbidden"), event()]
 
-    assert (await writer.store(USAGE_EVENTS, batch, strict=False)).outcomes == {1: Outcome.UNSTORABLE}
+    assert (await store(writer, USAGE_EVENTS, batch)).outcomes == {1: Outcome.UNSTORABLE}
     assert servers.query(database_url, COUNT) == [(2, 2)]
 
 
@@ -231,7 +195,7 @@ async def test_strict_stores_nothing_when_the_database_refuses_one(writer: Batch
     batch = [event() for _ in range(10)]
     refuse(database_url, [batch[7]])
 
-    stored = await writer.store(USAGE_EVENTS, batch, strict=True)
+    stored = await store(writer, USAGE_EVENTS, batch, strict=True)
 
     assert not stored.committed
     assert stored.outcomes == {7: Outcome.UNSTORABLE}
@@ -244,7 +208,7 @@ async def test_partitions_are_made_by_many_writers_at_once(
     writers = [BatchWriter(database, chunk_interval=timedelta(hours=24)) for _ in range(8)]
     batches = [[event(event_time=now - timedelta(days=k)) for k in range(30)] for _ in writers]
 
-    await asyncio.gather(*(w.store(USAGE_EVENTS, batch, strict=False) for w, batch in zip(writers, batches, strict=True)))
+    await asyncio.gather(*(store(w, USAGE_EVENTS, batch) for w, batch in zip(writers, batches, strict=True)))
 
     assert servers.query(database_url, COUNT) == [(240, 240)]
 
@@ -257,15 +221,15 @@ async def test_a_partition_that_is_gone_is_made_again(
 ) -> None:
     if database.check_ready().edition is not Edition.POSTGRESQL:
         pytest.skip("TimescaleDB makes its chunks itself")
-    await writer.store(USAGE_EVENTS, [event(event_time=now)], strict=False)
+    await store(writer, USAGE_EVENTS, [event(event_time=now)])
     [(partition,)] = servers.query(
         database_url, "SELECT partition_name FROM analytics.partitions WHERE table_name = 'usage_events'"
     )
     servers.execute(database_url, f"{removal} analytics.{partition}")
 
-    assert (await writer.store(USAGE_EVENTS, [event(event_time=now)], strict=False)).outcomes == {}
+    assert (await store(writer, USAGE_EVENTS, [event(event_time=now)])).outcomes == {}
     again = BatchWriter(database, chunk_interval=timedelta(hours=24))
-    assert (await again.store(USAGE_EVENTS, [event(event_time=now)], strict=False)).outcomes == {}
+    assert (await store(again, USAGE_EVENTS, [event(event_time=now)])).outcomes == {}
 
 
 async def test_a_narrower_interval_fits_in_between_wider_partitions(
@@ -278,11 +242,9 @@ async def test_a_narrower_interval_fits_in_between_wider_partitions(
     narrow = BatchWriter(database, chunk_interval=timedelta(hours=5))
     wide_again = BatchWriter(database, chunk_interval=timedelta(hours=72))
 
-    await wide.store(USAGE_EVENTS, [event(event_time=noon)], strict=False)
-    await narrow.store(USAGE_EVENTS, [event(event_time=noon - timedelta(hours=h)) for h in range(0, 100, 3)], strict=False)
-    await wide_again.store(
-        USAGE_EVENTS, [event(event_time=noon - timedelta(hours=h)) for h in range(0, 300, 7)], strict=False
-    )
+    await store(wide, USAGE_EVENTS, [event(event_time=noon)])
+    await store(narrow, USAGE_EVENTS, [event(event_time=noon - timedelta(hours=h)) for h in range(0, 100, 3)])
+    await store(wide_again, USAGE_EVENTS, [event(event_time=noon - timedelta(hours=h)) for h in range(0, 300, 7)])
 
     ranges = servers.query(
         database_url,
@@ -301,7 +263,7 @@ async def test_late_events_go_into_compressed_chunks_once(
         pytest.skip("this edition has no compression")
     old = now - timedelta(days=20)
     early = [event(event_time=old + timedelta(seconds=k)) for k in range(500)]
-    await writer.store(USAGE_EVENTS, early, strict=False)
+    await store(writer, USAGE_EVENTS, early)
     servers.execute(
         database_url,
         "ALTER TABLE analytics.usage_events SET (timescaledb.compress, timescaledb.compress_orderby = 'event_time DESC')",
@@ -310,7 +272,7 @@ async def test_late_events_go_into_compressed_chunks_once(
     late = [event(event_time=old + timedelta(milliseconds=7 * k)) for k in range(500)]
     mixed = [item for pair in zip(early, late, strict=True) for item in pair]
 
-    stored = await writer.store(USAGE_EVENTS, mixed, strict=False)
+    stored = await store(writer, USAGE_EVENTS, mixed)
 
     assert stored.outcomes == dict.fromkeys(range(0, 1000, 2), Outcome.DUPLICATE)
     assert servers.query(database_url, COUNT) == [(1000, 1000)]
@@ -320,7 +282,7 @@ async def test_a_lost_connection_is_unavailable_and_the_next_batch_works(
     writer: BatchWriter, database: Database, database_url: DatabaseUrl
 ) -> None:
     batch = [event()]
-    await writer.store(USAGE_EVENTS, batch, strict=False)
+    await store(writer, USAGE_EVENTS, batch)
     servers.execute(
         database_url,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -328,11 +290,11 @@ async def test_a_lost_connection_is_unavailable_and_the_next_batch_works(
     )
 
     with pytest.raises(errors.DatabaseAway):
-        await writer.store(USAGE_EVENTS, batch, strict=False)
+        await store(writer, USAGE_EVENTS, batch)
 
     for _ in range(100):
         try:
-            again = await writer.store(USAGE_EVENTS, batch, strict=False)
+            again = await store(writer, USAGE_EVENTS, batch)
             break
         except errors.Unavailable:
             await asyncio.sleep(0.05)
@@ -345,7 +307,7 @@ async def test_no_free_connection_in_time_is_a_full_queue(writer_url: DatabaseUr
     try:
         async with narrow.connection():
             with pytest.raises(errors.QueueFull):
-                await BatchWriter(narrow, chunk_interval=timedelta(hours=24)).store(USAGE_EVENTS, [event()], strict=False)
+                await store(BatchWriter(narrow, chunk_interval=timedelta(hours=24)), USAGE_EVENTS, [event()])
     finally:
         await narrow.close()
 
@@ -376,11 +338,14 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize("way", ["new ids", "any ids"])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 async def test_what_passes_the_rules_never_makes_the_database_refuse(
-    writer: BatchWriter, database_url: DatabaseUrl, now: datetime, data: st.DataObject
+    writer: BatchWriter, database_url: DatabaseUrl, now: datetime, way: str, data: st.DataObject
 ) -> None:
+    if way == "any ids":
+        await make_cautious(writer)
     batch: list[UsageEvent] = data.draw(
         st.lists(
             st.builds(
@@ -405,7 +370,7 @@ async def test_what_passes_the_rules_never_makes_the_database_refuse(
         )
     )
 
-    stored = await writer.store(USAGE_EVENTS, batch, strict=False)
+    stored = await store(writer, USAGE_EVENTS, batch)
 
     assert Outcome.UNSTORABLE not in stored.outcomes.values()
     rows = servers.query(

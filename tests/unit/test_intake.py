@@ -1,16 +1,17 @@
 """What is known to be wrong is not sent to the store, the rest is, once; and what comes of it is said."""
 
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from uuid import uuid4
 
 import pytest
 
 from ingest import errors
 from ingest.events import MESSAGE_ARCHIVES, USAGE_EVENTS, Stream
 from ingest.flow.admission import Admission
-from ingest.flow.batch import Batch, Stored
+from ingest.flow.batch import Batch, Rows, Stored
 from ingest.flow.intake import Intake
+from ingest.store import rows
 from ingest.verdict import Outcome, Rejection
 from tests import samples
 
@@ -20,10 +21,10 @@ EVENTS_FROM = datetime(2025, 1, 1, tzinfo=UTC)
 class FakeStore:
     """A BatchStore that answers what it was told to, and remembers what it was asked (ingest.flow.batch.BatchStore)."""
 
-    def __init__(self, outcomes: Mapping[int, Outcome] | None = None, *, committed: bool = True) -> None:
+    def __init__(self, outcomes: dict[int, Outcome] | None = None, *, committed: bool = True) -> None:
         self.answer = Stored(outcomes or {}, committed)
         self.problem: errors.IngestError | None = None
-        self.asked: list[tuple[Stream, Sequence[Any], bool]] = []
+        self.asked: list[tuple[Stream, Rows, bool]] = []
 
     def check_ready(self) -> None:
         if self.problem is not None:
@@ -32,8 +33,8 @@ class FakeStore:
     def events_from(self) -> datetime | None:
         return EVENTS_FROM
 
-    async def store(self, stream: Stream, items: Sequence[Any], *, strict: bool) -> Stored:
-        self.asked.append((stream, items, strict))
+    async def store(self, stream: Stream, batch: Rows, *, strict: bool) -> Stored:
+        self.asked.append((stream, batch, strict))
         self.check_ready()
         return self.answer
 
@@ -44,10 +45,11 @@ def rejection(index: int) -> Rejection:
 
 def batch(good: int, bad: int = 0, *, strict: bool = False, stream: Stream = USAGE_EVENTS) -> Batch:
     """A batch whose bad items stand first."""
+    sample = samples.event if stream is USAGE_EVENTS else partial(samples.archive, uuid4())
     return Batch(
         stream=stream,
         received=good + bad,
-        items=[samples.event() for _ in range(good)],
+        rows=rows.encode(stream, [sample() for _ in range(good)]),
         indices=range(bad, bad + good),
         sanitized=frozenset({bad}) if good else frozenset(),
         rejections=[rejection(index) for index in range(bad)],
@@ -67,7 +69,7 @@ async def test_a_good_batch_is_stored_once_as_it_is(stream: Stream, strict: bool
 
     verdict = await intake(store).take(given)
 
-    assert store.asked == [(stream, given.items, strict)]
+    assert store.asked == [(stream, given.rows, strict)]
     assert (verdict.received, verdict.accepted, verdict.sanitized, verdict.errors) == (3, 3, 1, [])
 
 

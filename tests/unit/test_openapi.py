@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,8 +22,9 @@ from starlette.routing import Route
 from ingest import errors
 from ingest.events import MESSAGE_ARCHIVES, STREAMS, USAGE_EVENTS, Stream, Window
 from ingest.flow.admission import Admission
-from ingest.flow.batch import Stored
+from ingest.flow.batch import Rows, Stored
 from ingest.flow.intake import Intake
+from ingest.store import rows
 from ingest.verdict import Outcome
 from ingest.web import body, docs, items, openapi, problems
 from ingest.web.body import BodyLimits
@@ -53,7 +54,7 @@ class Database:
     def events_from(self) -> datetime | None:
         return None
 
-    async def store(self, stream: Stream, items: Sequence[Any], *, strict: bool) -> Stored:
+    async def store(self, stream: Stream, batch: Rows, *, strict: bool) -> Stored:
         if self.broken is not None:
             raise self.broken
         return self.stored
@@ -86,7 +87,7 @@ async def client(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     app = Starlette(
         routes=[
             *(
-                Route(path, BulkEndpoint(stream, intake, limits, lambda: NOW), methods=["POST"])
+                Route(path, BulkEndpoint(stream, intake, rows.encode, limits, lambda: NOW), methods=["POST"])
                 for stream, path in PATHS.items()
             ),
             Route("/", health.root),

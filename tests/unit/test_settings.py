@@ -60,6 +60,7 @@ NUMBERS = [
     Number(
         "MAX_INFLIGHT_BYTES", "inflight_bytes_max", 256 * MIB, MIB, 65_536 * MIB, "a whole number from 1048576 to 68719476736"
     ),
+    Number("MAX_QUEUED_ROWS", "queued_rows_max", 200_000, 1, 10_000_000, "a whole number from 1 to 10000000"),
     Number("QUEUE_TIMEOUT_SECONDS", "queue_timeout_seconds", 5, 0, 600, "a number above 0, at most 600", is_float=True),
     Number("SHUTDOWN_SECONDS", "shutdown_seconds", 20, 1, 600, "a whole number from 1 to 600"),
     Number("CHUNK_TIME_INTERVAL_HOURS", "chunk_interval_hours", 24, 1, 8760, "a whole number from 1 to 8760"),

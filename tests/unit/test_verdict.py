@@ -11,28 +11,24 @@ from ingest import verdict
 from ingest.verdict import ERRORS_LISTED_MAX, Outcome, Rejection
 
 
-class Item(NamedTuple):
-    event_id: UUID
-
-
 class Known(NamedTuple):
     """What `give` is told of a request."""
 
     rejections: list[Rejection]
-    items: list[Item]
+    event_ids: list[bytes]
     indices: list[int]
     outcomes: dict[int, Outcome]
     sanitized: frozenset[int]
 
     @property
     def received(self) -> int:
-        return len(self.rejections) + len(self.items)
+        return len(self.rejections) + len(self.event_ids)
 
     def give(self, *, committed: bool = True) -> verdict.Verdict:
         return verdict.give(
             self.received,
             self.rejections,
-            self.items,
+            self.event_ids,
             self.indices,
             self.outcomes,
             sanitized=self.sanitized,
@@ -49,7 +45,7 @@ def known(fates: list[Outcome | str | None], sanitized: set[int] | None = None) 
     indices = [index for index, fate in enumerate(fates) if fate != "rejected"]
     return Known(
         [rejection(index) for index, fate in enumerate(fates) if fate == "rejected"],
-        [Item(uuid4()) for _ in indices],
+        [uuid4().bytes for _ in indices],
         indices,
         {position: fate for position, index in enumerate(indices) if isinstance(fate := fates[index], Outcome)},
         frozenset(sanitized or ()),
@@ -101,7 +97,7 @@ def test_what_the_database_found_is_listed_with_its_item(outcome: Outcome, field
 
     error = request.give().errors[1]
 
-    assert (error.index, error.event_id) == (2, str(request.items[1].event_id))
+    assert (error.index, error.event_id) == (2, str(UUID(bytes=request.event_ids[1])))
     assert (error.code, error.field) == (outcome.value, field)
     assert error.message.endswith(".")
 

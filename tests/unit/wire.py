@@ -7,10 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ingest.events import NO_JSON, USAGE_EVENTS, Stream, UsageEvent, Window
-from ingest.flow.batch import Batch
 from ingest.verdict import Rejection
 from ingest.web import decode as decoding
-from ingest.web.decode import Media
+from ingest.web.decode import Decoded, Media
 from tests import samples
 
 NOW = datetime(2025, 6, 1, 12, 0, 0, tzinfo=UTC)
@@ -66,7 +65,7 @@ def decode(
     *,
     items_max: int = ITEMS_MAX,
     strict: bool = False,
-) -> Batch:
+) -> Decoded:
     text = body.encode() if isinstance(body, str) else body
     return decoding.decode(stream, bytearray(text), media, WINDOW, items_max=items_max, strict=strict)
 

@@ -1,0 +1,176 @@
+"""Group commit: requests that arrive while all writers are busy share one COPY and one commit; each gets its own verdict.
+
+Nothing waits for company. A batch that finds a writer free is stored at once and alone; what has gathered when a writer is
+done goes out together, as many batches as fit in a group. So groups grow with the load, and with nothing but the load.
+
+Larger groups are cheaper: a transaction of 4000 rows took 17.5 µs a row, four of 1000 took 22.5 (both sides' CPU, PostgreSQL
+15, TimescaleDB 2.28); of 10 rows, it is the transactions that cost, not the rows.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from ingest import errors
+from ingest.events import Stream
+from ingest.flow.batch import GroupStore, Rows, Stored
+
+logger = logging.getLogger(__name__)
+
+GROUP_ROWS_MAX = 5000
+GROUP_BYTES_MAX = 8 * 1024 * 1024
+"""A batch that is larger by itself goes alone."""
+
+
+class _Waiting(Struct, eq=False):
+    """A batch that waits for its turn, or for its outcome."""
+
+    stream: Stream
+    rows: Rows
+    strict: bool
+    stored: "asyncio.Future[Stored]"
+    patience: asyncio.TimerHandle | None = None
+
+
+class GroupCommit:
+    """Stores batches in groups (ingest.flow.batch.BatchStore)."""
+
+    def __init__(
+        self,
+        store: GroupStore,
+        *,
+        writers_max: int,
+        queued_rows_max: int,
+        queued_bytes_max: int,
+        queue_timeout_seconds: float,
+    ) -> None:
+        self._store = store
+        self._writers_max = writers_max
+        self._queued_rows_max = queued_rows_max
+        self._queued_bytes_max = queued_bytes_max
+        self._queue_timeout_seconds = queue_timeout_seconds
+        self._queue: deque[_Waiting] = deque()
+        self._queued_rows = 0
+        self._queued_bytes = 0
+        self._writing = 0
+        self._writers: set[asyncio.Task[None]] = set()
+
+    def check_ready(self) -> None:
+        """Raises errors.Unavailable, at once, where nothing can be stored now."""
+        self._store.check_ready()
+
+    def events_from(self) -> datetime | None:
+        """The moment before which events were dropped or forgotten; None where none were."""
+        return self._store.events_from()
+
+    @property
+    def queued_rows(self) -> int:
+        """How many rows wait for a writer."""
+        return self._queued_rows
+
+    async def store(self, stream: Stream, rows: Rows, *, strict: bool) -> Stored:
+        """Stores the rows, in one transaction with those of others, and returns when they are on disk.
+
+        Raises errors.QueueFull, at once, if they don't fit in the queue, or if no writer took them in time; other kinds of
+        errors.Unavailable if nothing of them could be stored.
+        """
+        if self._queue and (
+            self._queued_rows + len(rows) > self._queued_rows_max
+            or self._queued_bytes + len(rows.fields) > self._queued_bytes_max
+        ):
+            raise errors.QueueFull(
+                f"{self._queued_rows} rows ({self._queued_bytes} bytes) wait for the database; MAX_QUEUED_ROWS is "
+                f"{self._queued_rows_max}."
+            )
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(stream, rows, strict, loop.create_future())
+        waiting.patience = loop.call_later(self._queue_timeout_seconds, self._give_up, waiting)
+        self._queue.append(waiting)
+        self._queued_rows += len(rows)
+        self._queued_bytes += len(rows.fields)
+        if self._writing < self._writers_max:
+            self._writing += 1
+            writer = asyncio.create_task(self._write(), name="writer")
+            self._writers.add(writer)  # the event loop holds its tasks by weak references only
+            writer.add_done_callback(self._writers.discard)
+        return await waiting.stored
+
+    def _give_up(self, waiting: _Waiting) -> None:
+        if not waiting.stored.done():
+            waiting.stored.set_exception(
+                errors.QueueFull(f"No writer was free within {self._queue_timeout_seconds:g} s (QUEUE_TIMEOUT_SECONDS).")
+            )
+
+    async def _write(self) -> None:
+        """Stores group after group until the queue is empty."""
+        try:
+            while group := self._next_group():
+                await self._store_group(group)
+        finally:
+            self._writing -= 1  # at once, and not when the task counts as done: a batch that comes in between needs a writer
+
+    def _next_group(self) -> list[_Waiting]:
+        """The batch that has waited longest and, in their order, those of its stream that fit in one transaction with it.
+
+        One that asked for all or nothing goes alone. One whose client has gone or was sent away is left out.
+        """
+        group: list[_Waiting] = []
+        passed_over: list[_Waiting] = []
+        rows = size = 0
+        while self._queue:
+            waiting = self._queue.popleft()
+            if waiting.stored.done():
+                self._forget(waiting)
+                continue
+            if group and (waiting.stream is not group[0].stream or waiting.strict):
+                passed_over.append(waiting)
+                continue
+            rows += len(waiting.rows)
+            size += len(waiting.rows.fields)
+            if group and (rows > GROUP_ROWS_MAX or size > GROUP_BYTES_MAX):
+                passed_over.append(waiting)
+                break
+            group.append(waiting)
+            self._forget(waiting)
+            if waiting.strict:
+                break
+        self._queue.extendleft(reversed(passed_over))
+        return group
+
+    def _forget(self, waiting: _Waiting) -> None:
+        self._queued_rows -= len(waiting.rows)
+        self._queued_bytes -= len(waiting.rows.fields)
+        if waiting.patience is not None:
+            waiting.patience.cancel()
+
+    async def _store_group(self, group: Sequence[_Waiting]) -> None:
+        """Stores the group and tells each batch its outcome, whatever happens."""
+        try:
+            results = await self._store.store_group(
+                group[0].stream, [waiting.rows for waiting in group], strict=group[0].strict
+            )
+        except errors.Unavailable as problem:
+            results = [problem] * len(group)
+        except Exception as mistake:
+            if len(group) > 1:  # whoever's fault it is, it shall not be the others'
+                logger.exception("A group of %d batches failed; they are stored apart", len(group))
+                for waiting in group:
+                    await self._store_group([waiting])
+                return
+            _tell(group[0], mistake)
+            return
+        for waiting, result in zip(group, results, strict=True):
+            _tell(waiting, result)
+
+
+def _tell(waiting: _Waiting, result: Stored | Exception) -> None:
+    if waiting.stored.done():  # the client has gone
+        return
+    if isinstance(result, Exception):
+        waiting.stored.set_exception(result)
+    else:
+        waiting.stored.set_result(result)
