@@ -4,7 +4,6 @@ pickier than it is."""
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ingest import errors
 from ingest.events import USAGE_EVENTS, Stream, UsageEvent
 from ingest.flow.batch import Stored
 from ingest.settings import DatabaseUrl
@@ -14,19 +13,19 @@ from tests import samples, servers
 
 
 async def store(writer: BatchWriter, stream: Stream, items: Sequence[Any], *, strict: bool = False) -> Stored:
-    """One batch, in a group by itself. Raises errors.Unavailable if nothing of it could be stored."""
+    """One batch, in a group by itself. Raises what is given in place of an outcome."""
     [result] = await writer.store_group(stream, [rows.encode(stream, items)], strict=strict)
-    if isinstance(result, errors.Unavailable):
+    if isinstance(result, Exception):
         raise result
     return result
 
 
 async def store_group(writer: BatchWriter, stream: Stream, batches: Sequence[Sequence[Any]]) -> list[Stored]:
-    """Several batches in one group: what became of each. Raises errors.Unavailable if one of them could not be stored."""
+    """Several batches in one group: what became of each. Raises what is given in place of an outcome."""
     group = [rows.encode(stream, items) for items in batches]
     stored: list[Stored] = []
     for result in await writer.store_group(stream, group, strict=False):
-        if isinstance(result, errors.Unavailable):
+        if isinstance(result, Exception):
             raise result
         stored.append(result)
     return stored

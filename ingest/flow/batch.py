@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from ingest import errors
 from ingest.events import Stream
 from ingest.verdict import Outcome, Rejection
 
@@ -96,10 +95,10 @@ class BatchStore(Readiness, Protocol):
 class GroupStore(Readiness, Protocol):
     """Stores several batches in one transaction."""
 
-    async def store_group(
-        self, stream: Stream, group: Sequence[Rows], *, strict: bool
-    ) -> Sequence[Stored | errors.Unavailable]:
+    async def store_group(self, stream: Stream, group: Sequence[Rows], *, strict: bool) -> Sequence[Stored | Exception]:
         """Stores the batches of a group and returns when they are on disk: what became of each, in their order.
+
+        An exception in place of an outcome says that nothing of that batch is stored, and why.
 
         With `strict`, which a group of one may ask for, a row that would be rejected keeps all of them out.
 

@@ -60,9 +60,7 @@ class BatchWriter:
         """The moment before which events were dropped or forgotten, as of a minute ago; None where none were."""
         return self._database.check_ready().events_from
 
-    async def store_group(
-        self, stream: Stream, group: Sequence[Rows], *, strict: bool
-    ) -> Sequence[Stored | errors.Unavailable]:
+    async def store_group(self, stream: Stream, group: Sequence[Rows], *, strict: bool) -> Sequence[Stored | Exception]:
         """Stores the batches in one transaction and returns when they are on disk: what became of each.
 
         If the server refuses some row for its data, each batch is stored apart, and in the batch that has it the row is
@@ -78,10 +76,10 @@ class BatchWriter:
             return [await self._store_apart(stream, batch) for batch in group]
         return list(_shares(stored, group))
 
-    async def _store_apart(self, stream: Stream, batch: Rows) -> Stored | errors.Unavailable:
+    async def _store_apart(self, stream: Stream, batch: Rows) -> Stored | Exception:
         try:
             return await self._store_batch(stream, batch)
-        except errors.Unavailable as problem:
+        except Exception as problem:  # noqa: BLE001 - it is this batch's; others of the group are on disk already
             return problem
 
     async def _store_batch(self, stream: Stream, batch: Rows, *, strict: bool = False) -> Stored:

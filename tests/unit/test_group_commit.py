@@ -305,7 +305,12 @@ async def test_a_queue_is_full_by_its_bytes_too(store: FakeStore) -> None:
     asked += await ask_each(commit, 3)
     await succeed_all(store)
     assert store.numbers == [[0], [1, 3]]
-    assert len(await asyncio.gather(*asked)) == 3
+    asked += await ask_each(commit, 4)
+    for number in (5, 6):  # all of the room is there again
+        asked += [ask(commit, batch(number, prompt="x" * 4000))]
+    await succeed_all(store)
+    assert store.numbers[2:] == [[4], [5, 6]]
+    assert len(await asyncio.gather(*asked)) == 6
 
 
 async def test_a_batch_larger_than_the_queue_is_taken_where_no_other_waits(store: FakeStore) -> None:
