@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from unittest import mock
 
-from ingest import app, cli, errors
+from ingest import app, cli
 from ingest.events import Stream
 from ingest.flow.batch import Rows, Stored
 from ingest.store.writer import BatchWriter
@@ -23,7 +23,7 @@ class IdleWriter(BatchWriter):
         group: Sequence[Rows],
         *,
         strict: bool,  # noqa: ARG002
-    ) -> Sequence[Stored | errors.Unavailable]:
+    ) -> Sequence[Stored | Exception]:
         return [Stored({}) for _ in group]
 
 

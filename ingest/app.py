@@ -24,6 +24,7 @@ from ingest.store.maintenance import Maintenance
 from ingest.store.writer import BatchWriter
 from ingest.web import docs, problems
 from ingest.web.body import BodyLimits
+from ingest.web.decoding import Decoding
 from ingest.web.health import Health
 from ingest.web.ingestion import BatchLimits, BulkEndpoint
 from ingest.web.request_ids import RequestIds
@@ -57,6 +58,7 @@ class Service:
             queue_timeout_seconds=settings.queue_timeout_seconds,
         )
         self.intake = Intake(store, self.admission)
+        self._decoding = Decoding(rows.encode, "ingest.store.rows:encode", items_max=settings.batch_items_max)
         self.asgi = self._wire(settings)
 
     @asynccontextmanager
@@ -70,6 +72,7 @@ class Service:
             maintenance.cancel()
             with suppress(asyncio.CancelledError):
                 await maintenance
+            await self._decoding.close()
             await self.database.close()
 
     async def _maintain(self) -> None:
@@ -98,7 +101,7 @@ class Service:
         )
         routes = [
             *(
-                Route(path, BulkEndpoint(stream, self.intake, rows.encode, limits, _now), methods=["POST"])
+                Route(path, BulkEndpoint(stream, self.intake, self._decoding, limits, _now), methods=["POST"])
                 for stream, path in BULK_PATHS.items()
             ),
             Route("/", health.root),

@@ -21,6 +21,7 @@ IngestError
 │   ├── Draining
 │   ├── QueueFull
 │   ├── DatabaseAway
+│   ├── DecoderGone
 │   └── NotReady
 └── ClientGone              the client hung up before its request was whole
 """
@@ -135,6 +136,7 @@ class LimitExceeded(RequestRefused):
         self.name = name
         self.limit = limit
         self.seen = seen
+        self.unit = unit
 
 
 class Unavailable(IngestError):
@@ -159,6 +161,12 @@ class DatabaseAway(Unavailable):
     """The database does not answer, or went away in the middle."""
 
     code = "database_unavailable"
+
+
+class DecoderGone(Unavailable):
+    """The process that decodes large bodies ended over this one, or took too long."""
+
+    code = "decoder_unavailable"
 
 
 class NotReady(Unavailable):

@@ -21,7 +21,7 @@ class Rows(Struct, frozen=True):
     """What the ledger has of the item: its id in 16 bytes, then the rest in the store's own format."""
     times: list[datetime | None]
     """Aware; None where an archive has none."""
-    fields: bytes
+    fields: bytes | bytearray
     """All rows in the store's own format, one after the other."""
     ends: Sequence[int]
     """Where in `fields` each row ends."""

@@ -96,17 +96,17 @@ def to_stage(stream: Stream, group: Sequence[Rows], positions: Container[int]) -
     """A COPY file of STAGING_COLUMNS and COLUMNS, of the rows at these positions in the whole group, which become `ord`."""
     count = len(STAGING_COLUMNS) + len(COLUMNS[stream])
     seen: set[bytes] = set()
-    staged: list[bytes] = []
+    staged: list[bytes | memoryview] = []
     ord_ = 0
     for rows in group:
-        start = 0
+        fields, start = memoryview(rows.fields), 0
         for claim, end in zip(rows.claims, rows.ends, strict=True):
             if ord_ in positions:
                 event_id = claim[:16]
                 staged += (
                     _staging(count, 4, ord_, 1, event_id in seen, 8),
                     claim[-_FINGERPRINT_BYTES:],
-                    rows.fields[start + _COUNT_BYTES : end],
+                    fields[start + _COUNT_BYTES : end],
                 )
                 seen.add(event_id)
             start = end
@@ -114,9 +114,9 @@ def to_stage(stream: Stream, group: Sequence[Rows], positions: Container[int]) -
     return _file(staged)
 
 
-def _file(parts: Iterable[bytes]) -> Iterator[bytes]:
+def _file(parts: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
     """Header, parts and trailer, in pieces of about PIECE_BYTES: fewer cost less, larger ones hold up the event loop."""
-    small: list[bytes] = [_HEADER]
+    small: list[bytes | bytearray | memoryview] = [_HEADER]
     small_bytes = 0
     for part in parts:
         if small_bytes + len(part) > PIECE_BYTES:
@@ -124,7 +124,8 @@ def _file(parts: Iterable[bytes]) -> Iterator[bytes]:
                 yield b"".join(small)
             small, small_bytes = [], 0
         if len(part) > PIECE_BYTES:
-            yield from (part[start : start + PIECE_BYTES] for start in range(0, len(part), PIECE_BYTES))
+            view = memoryview(part)
+            yield from (bytes(view[start : start + PIECE_BYTES]) for start in range(0, len(part), PIECE_BYTES))
         else:
             small.append(part)
             small_bytes += len(part)

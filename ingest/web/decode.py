@@ -69,10 +69,18 @@ def decode(
 
     Raises errors.BodyUnreadable if the envelope can't be read, errors.LimitExceeded past `items_max` items.
     """
+    whole = decode_whole(stream, body, media, window, items_max=items_max, strict=strict)
+    return _decode_each(stream, body, media, window, items_max, strict) if whole is None else whole
+
+
+def decode_whole(
+    stream: Stream, body: bytes | bytearray, media: Media, window: Window, *, items_max: int, strict: bool = False
+) -> Decoded | None:
+    """As `decode`, where that can be done quickly; None where the body must be read item by item."""
     whole = _decode_whole(stream, body, media, items_max)
-    if whole is not None and _all_good(stream, whole, window):
-        return Decoded(stream=stream, received=len(whole), items=whole, indices=range(len(whole)), strict=strict)
-    return _decode_each(stream, body, media, window, items_max, strict)
+    if whole is None or not _all_good(stream, whole, window):
+        return None
+    return Decoded(stream=stream, received=len(whole), items=whole, indices=range(len(whole)), strict=strict)
 
 
 def prepare(stream: Stream, items_max: int) -> None:

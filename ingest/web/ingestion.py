@@ -12,12 +12,12 @@ from starlette.types import Receive, Scope, Send
 
 from ingest import errors
 from ingest.events import Stream, Window
-from ingest.flow.batch import Encode
 from ingest.flow.intake import Intake
 from ingest.verdict import Verdict
 from ingest.web import body, headers, problems
 from ingest.web.body import BodyLimits
-from ingest.web.decode import decode, prepare
+from ingest.web.decode import prepare
+from ingest.web.decoding import Decoding
 
 
 class BatchLimits(Struct, frozen=True):
@@ -36,11 +36,11 @@ class BulkEndpoint:
     """
 
     def __init__(
-        self, stream: Stream, intake: Intake, encode: Encode, limits: BatchLimits, now: Callable[[], datetime]
+        self, stream: Stream, intake: Intake, decoding: Decoding, limits: BatchLimits, now: Callable[[], datetime]
     ) -> None:
         self._stream = stream
         self._intake = intake
-        self._encode = encode
+        self._decoding = decoding
         self._limits = limits
         self._now = now
         prepare(stream, limits.items_max)
@@ -65,9 +65,8 @@ class BulkEndpoint:
                 self._limits.clock_skew_seconds_max,
                 self._intake.events_from(),
             )
-            decoded = decode(self._stream, inflated, media, window, items_max=self._limits.items_max, strict=strict)
-            batch = decoded.encoded(self._encode)
-            del inflated, decoded  # the rows are all that is kept while the batch waits
+            batch = await self._decoding.read(self._stream, inflated, media, window, strict=strict)
+            del inflated  # the rows are all that is kept while the batch waits
             return answer_to(await self._intake.take(batch), strict=strict)
 
 

@@ -29,6 +29,7 @@ from ingest.verdict import Outcome
 from ingest.web import body, docs, items, openapi, problems
 from ingest.web.body import BodyLimits
 from ingest.web.decode import Media, decode
+from ingest.web.decoding import Decoding
 from ingest.web.health import Health
 from ingest.web.ingestion import BatchLimits, BulkEndpoint
 from ingest.web.request_ids import RequestIds
@@ -83,11 +84,12 @@ async def client(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         event_age_days_max=1,
         clock_skew_seconds_max=LIMITS["MAX_CLOCK_SKEW_SECONDS"],
     )
+    decoding = Decoding(rows.encode, "ingest.store.rows:encode", items_max=LIMITS["MAX_BULK_SIZE"])
     health = Health(intake, database, LIMITS, lambda: NOW)
     app = Starlette(
         routes=[
             *(
-                Route(path, BulkEndpoint(stream, intake, rows.encode, limits, lambda: NOW), methods=["POST"])
+                Route(path, BulkEndpoint(stream, intake, decoding, limits, lambda: NOW), methods=["POST"])
                 for stream, path in PATHS.items()
             ),
             Route("/", health.root),
