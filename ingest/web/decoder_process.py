@@ -4,7 +4,7 @@ Decoding is one C call after the other that holds the interpreter's lock, so a t
 keep health checks waiting for 0.1 to 4 seconds. The process takes one body at a time through its standard input, and gives
 back the rows through its standard output, both in pieces, because even copying 64 MiB at once takes 20 ms.
 
-It is started when a body first needs it (0.3 s, 45 MiB), and ends when its input does: with the service, however that ends.
+It is started when a body first needs it (0.1 s, 25 MiB), and ends when its input does: with the service, however that ends.
 """
 
 import asyncio
