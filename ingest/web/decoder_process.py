@@ -142,7 +142,12 @@ class DecoderProcess:
     async def _running(self) -> asyncio.subprocess.Process:
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", __name__, self._encode),
+                # -P, so that a folder `ingest` where we happen to stand is not taken for the package.
+                *(sys.executable, "-P", "-m", __name__, self._encode),
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), *sys.path]).strip(os.pathsep),
+                },
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=2 * PIECE_BYTES,
