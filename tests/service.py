@@ -75,13 +75,14 @@ def command(*arguments: str) -> list[str]:
 
 
 @contextmanager
-def started(settings: Mapping[str, str]) -> Iterator[RunningService]:
-    """Starts `ingest serve` on a free port, waits until it listens, and kills it at the end if it still runs."""
+def started(settings: Mapping[str, str], *arguments: str) -> Iterator[RunningService]:
+    """Starts `ingest serve` with these further arguments on a free port, waits until it listens, and kills it at the end if
+    it still runs."""
     with tempfile.TemporaryDirectory(prefix="ingest-service-") as folder:
         log = Path(folder) / "output"
         with log.open("w") as output:
             process = subprocess.Popen(
-                command("serve", "--port", "0"),
+                command("serve", "--port", "0", *arguments),
                 env=environment(settings),
                 cwd=folder,
                 stdout=output,

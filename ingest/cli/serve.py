@@ -1,26 +1,25 @@
-"""`ingest serve`: uvicorn around the service, and the embedded database under it where there is no other."""
+"""`ingest serve`: the service in one process or in several, and the embedded database under it where there is no other."""
 
 import argparse
 import asyncio
 import contextlib
-import gc
 import logging
-import signal
 import socket
-from collections.abc import Iterator
-from types import FrameType
+from collections.abc import AsyncIterator, Iterator
 
-import uvicorn
+import msgspec
 import uvloop
 
 from ingest import errors
 from ingest.app import BULK_PATHS, Service
+from ingest.cli.channel import Orders
 from ingest.cli.databases import EMBEDDED_WAIT_SECONDS, database_of
+from ingest.cli.server import Server, describe_database, tune_garbage_collection
+from ingest.cli.supervisor import Supervisor
 from ingest.events import USAGE_EVENTS
 from ingest.settings import DatabaseUrl, Settings
-from ingest.store import database, migrate, policies
+from ingest.store import migrate, policies
 from ingest.store.embedded import Embedded
-from ingest.web.http1 import Http1
 
 EMBEDDED_LOOK_SECONDS = 1.0
 
@@ -34,9 +33,32 @@ def serve(options: argparse.Namespace, chosen: Settings) -> int:
             print(f"PostgreSQL  embedded, data in {server.data_dir}", flush=True)
             migrate.migrate(url, chunk_interval_hours=chosen.chunk_interval_hours, wait_seconds=EMBEDDED_WAIT_SECONDS)
             _apply_policies(url, chosen)
-        _tune_garbage_collection()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Server(Service(chosen, url), chosen, server).run_on(listener))
+            if options.workers == 1:
+                tune_garbage_collection()
+                return runner.run(_serve_alone(listener, chosen, url, server))
+            return runner.run(_supervise(listener, chosen, url, server, workers=options.workers))
+
+
+async def _serve_alone(listener: socket.socket, chosen: Settings, url: DatabaseUrl, server: Embedded | None) -> int:
+    """Opens the service, serves until a signal, closes it. Returns the exit status."""
+    service = Service(chosen, url)
+    async with service.running():
+        _say_hello(describe_database(service), listener)
+        async with _kept_alive(server):
+            await Server(service, chosen).serve(sockets=[listener])
+    return 0
+
+
+async def _supervise(
+    listener: socket.socket, chosen: Settings, url: DatabaseUrl, server: Embedded | None, *, workers: int
+) -> int:
+    """Has `workers` processes serve until a signal. Returns the exit status."""
+    # The maintenance is one worker's: the others would only ask, again and again, whether somebody else is at it.
+    without_maintenance = msgspec.structs.replace(chosen, maintenance="off")
+    orders = [Orders(number, url, chosen if number == 1 else without_maintenance) for number in range(1, workers + 1)]
+    async with _kept_alive(server):
+        return await Supervisor(listener, orders, lambda database: _say_hello(database, listener)).run()
 
 
 def _apply_policies(url: DatabaseUrl, chosen: Settings) -> None:
@@ -47,10 +69,24 @@ def _apply_policies(url: DatabaseUrl, chosen: Settings) -> None:
         logger.warning("The policies stay as they are: %s", refusal)
 
 
-def _tune_garbage_collection() -> None:
-    """A batch makes thousands of objects and no cycles. Looking for some after every 700 took 0.7 of 7.3 µs an event."""
-    gc.freeze()  # what is here now stays
-    gc.set_threshold(50_000, 20, 20)
+@contextlib.asynccontextmanager
+async def _kept_alive(server: Embedded | None) -> AsyncIterator[None]:
+    """Starts the embedded server again when it is gone, while the context is open."""
+    keeper = asyncio.create_task(_keep_alive(server), name="embedded-keeper")
+    try:
+        yield
+    finally:
+        keeper.cancel()
+
+
+async def _keep_alive(server: Embedded | None) -> None:
+    while server is not None:
+        await asyncio.sleep(EMBEDDED_LOOK_SECONDS)
+        try:
+            if await asyncio.to_thread(server.revive):
+                logger.warning("The embedded PostgreSQL was gone and is started again.")
+        except errors.EmbeddedUnavailable as problem:
+            logger.error("%s", problem)  # noqa: TRY400 - its cause is in its words
 
 
 @contextlib.contextmanager
@@ -76,64 +112,8 @@ def _base_url(listener: socket.socket, *, reachable: bool = False) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, with a door that closes on the first signal, before the wait for open connections begins."""
-
-    def __init__(self, service: Service, chosen: Settings, embedded_server: Embedded | None) -> None:
-        super().__init__(
-            uvicorn.Config(
-                service.asgi,
-                http=Http1,
-                ws="none",
-                lifespan="off",  # the service is opened around the server: its errors are for people, not tracebacks
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=chosen.shutdown_seconds,
-            )
-        )
-        self._service = service
-        self._embedded = embedded_server
-
-    async def run_on(self, listener: socket.socket) -> int:
-        """Opens the service, serves until a signal, closes it. Returns the exit status."""
-        async with self._service.running():
-            _say_hello(self._service, listener)
-            keeper = asyncio.create_task(self._keep_embedded_alive(), name="embedded-keeper")
-            await self.serve(sockets=[listener])
-            keeper.cancel()
-        return 0
-
-    async def _keep_embedded_alive(self) -> None:
-        while self._embedded is not None:
-            await asyncio.sleep(EMBEDDED_LOOK_SECONDS)
-            try:
-                if await asyncio.to_thread(self._embedded.revive):
-                    logger.warning("The embedded PostgreSQL was gone and is started again.")
-            except errors.EmbeddedUnavailable as problem:
-                logger.error("%s", problem)  # noqa: TRY400 - its cause is in its words
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Takes SIGINT and SIGTERM. Unlike uvicorn's own, it does not raise them again at the end: after serving, the
-        service and the embedded database are still to be closed."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._service.drain()
-        super().handle_exit(sig, frame)
-
-
-def _say_hello(service: Service, listener: socket.socket) -> None:
-    facts = service.database.facts
-    print(f"Database    {database.describe(facts) if facts else f'not ready: {service.database.problem}'}")
+def _say_hello(database: str, listener: socket.socket) -> None:
+    print(f"Database    {database}")
     print(f"Listening   {_base_url(listener)}")
     print("Send a first batch:")
     print(_FIRST_BATCH.format(url=_base_url(listener, reachable=True) + BULK_PATHS[USAGE_EVENTS]), flush=True)

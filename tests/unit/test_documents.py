@@ -30,7 +30,7 @@ def test_the_readme_has_every_setting_with_its_default() -> None:
 def test_the_example_of_env_has_every_setting_with_its_default() -> None:
     lines = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
 
-    assert lines.keys() == variables().keys() | {"POSTGRES_PASSWORD", "INGEST_PORT"}
+    assert lines.keys() == variables().keys() | {"POSTGRES_PASSWORD", "INGEST_PORT", "INGEST_WORKERS"}
     for name, default in variables().items():
         if default is not None:
             assert lines[name] == str(default), name
