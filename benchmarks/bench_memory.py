@@ -1,0 +1,197 @@
+"""Memory of the service under many batches at once, and over a soak; and whether it answers a health check meanwhile.
+
+First 64 connections send batches as fast as they are answered; then a few send at a moderate rate for a long time. The
+resident memory of the service's process is looked at every second, that of its children (which decode large bodies) apart.
+GET /livez is asked every 20 ms all the while, on a connection of its own.
+"""
+
+import argparse
+import asyncio
+import statistics
+from contextlib import ExitStack
+from itertools import count
+
+import psutil
+import uvloop
+from msgspec import Struct
+
+from benchmarks import comparison, facts, jobs, liveness, postgres, programs
+from benchmarks.bodies import Bodies
+from benchmarks.errors import BenchmarkError
+from benchmarks.http_client import Connection
+from benchmarks.liveness import Polls
+from benchmarks.measurements import Measurements
+from benchmarks.programs import Running
+from benchmarks.progress import progress
+from benchmarks.results import Axis, Check, Column, Findings, Plot, Series, Table
+from benchmarks.sender import Sender
+from benchmarks.workload import Closed, Steady, Workload
+
+TINY = {"connections": 8, "burst_seconds": 2, "soak_seconds": 2, "rate": 2000}
+FULL = {"connections": 64, "burst_seconds": 30, "soak_seconds": 600, "rate": 20_000}
+SOAK_CONNECTIONS = 4
+SAMPLE_SECONDS = 1.0
+MIB = 1024 * 1024
+
+BURST, SOAK = "burst", "soak"
+
+
+class _Sample(Struct, frozen=True):
+    seconds: float
+    worker_mib: float
+    children_mib: float
+
+
+class _Phase(Struct):
+    samples: list[_Sample]
+    polls: Polls
+    measured: Measurements
+    events: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `memory`."""
+    programs.add_database_option(parser)
+    parser.add_argument("--batch", type=comparison.at_least_one, default=1000, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--connections", type=comparison.at_least_one, metavar="N", help="of the burst (default: 64)")
+    parser.add_argument("--burst-seconds", type=comparison.at_least_one, metavar="N", help="(default: 30)")
+    parser.add_argument("--soak-seconds", type=comparison.at_least_one, metavar="N", help="(default: 600)")
+    parser.add_argument("--rate", type=comparison.at_least_one, metavar="N", help="events/s of the soak (default: 20000)")
+
+
+def run(options: argparse.Namespace) -> Findings:
+    """Measures. Raises BenchmarkError or errors.IngestError where it can't be done."""
+    comparison.set_defaults(options, **(TINY if options.tiny else FULL))
+    bodies = Bodies(options.seed, options.batch)
+    soaking = Bodies(options.seed + 1, options.batch)
+    with ExitStack() as stack:
+        server = stack.enter_context(programs.database_server(options.db_url))
+        url = stack.enter_context(programs.scratch_database(server))
+        paused = jobs.pause(url)
+        session = stack.enter_context(postgres.session(url))
+        running = stack.enter_context(programs.service(url))
+        idle_mib = running.process.memory_info().rss / MIB
+        phases = {
+            BURST: _phase(running, BURST, Closed(bodies), options.connections, options.burst_seconds),
+            SOAK: _phase(
+                running, SOAK, Steady(soaking, options.rate, options.soak_seconds), SOAK_CONNECTIONS, options.soak_seconds
+            ),
+        }
+        peak_mib = _peak_mib(running)
+        stored, ids = session.stored("analytics.usage_events")
+        database = facts.database(url.reveal())
+    sent = sum(phase.events for phase in phases.values())
+    polls = {name: phase.polls for name, phase in phases.items()}
+    return Findings(
+        parameters={
+            "batch": options.batch,
+            "connections of the burst": options.connections,
+            "seconds of the burst": options.burst_seconds,
+            "seconds of the soak": options.soak_seconds,
+            "events/s of the soak": options.rate,
+        },
+        database=database,
+        tables=[_memory_table(phases, idle_mib, peak_mib), liveness.table(polls)],
+        plots=[
+            Plot(
+                "Resident memory of the service's process",
+                "line",
+                Axis("time since the phase began", "s"),
+                Axis("resident", "MiB"),
+                [
+                    Series(name, [s.seconds for s in phase.samples], [s.worker_mib for s in phase.samples])
+                    for name, phase in phases.items()
+                ],
+            )
+        ],
+        notes=[
+            "The slope is that of a straight line through the samples of the phase's second half, by least squares. Memory "
+            "is resident memory, shared libraries among it; the peak is what the kernel has seen (VmHWM).",
+            *([jobs.NOTE] if paused else []),
+        ],
+        checks=[
+            liveness.check(polls),
+            Check("every event is stored, once", sent == stored == ids, f"{sent:,} sent, {stored:,} stored, {ids:,} ids"),
+        ],
+    )
+
+
+def _phase(running: Running, name: str, workload: Workload, connections: int, seconds: int) -> _Phase:
+    with liveness.polling(running.url) as polling, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        samples, measured, events = runner.run(_send(running, name, workload, connections, seconds))
+    return _Phase(samples, polling.polls, measured, events)
+
+
+async def _send(
+    running: Running, name: str, workload: Workload, connections: int, seconds: int
+) -> tuple[list[_Sample], Measurements, int]:
+    samples: list[_Sample] = []
+    measured = Measurements(0.0)
+    sender = Sender([Connection(running.url) for _ in range(connections)], workload, measured)
+    with progress(name, seconds, "s") as shown:
+
+        async def watch() -> None:
+            for number in count():
+                samples.append(_sample(running, number * SAMPLE_SECONDS))
+                shown.set(min(float(seconds), number * SAMPLE_SECONDS), f"{samples[-1].worker_mib:.0f} MiB")
+                await asyncio.sleep(SAMPLE_SECONDS)
+
+        watching = asyncio.create_task(watch())
+        try:
+            await sender.run(seconds)
+        finally:
+            watching.cancel()
+    if sender.unacknowledged:
+        raise BenchmarkError(f"{len(sender.unacknowledged)} requests were not taken.")
+    return samples, measured, sum(receipt.stored for receipt in sender.acknowledged)
+
+
+def _sample(running: Running, seconds: float) -> _Sample:
+    children = running.process.children(recursive=True)
+    return _Sample(
+        seconds, running.process.memory_info().rss / MIB, programs.resident_bytes([child.pid for child in children]) / MIB
+    )
+
+
+def _peak_mib(running: Running) -> float | None:
+    """The most that the process ever held, where the kernel tells."""
+    try:
+        with open(f"/proc/{running.process.pid}/status") as status:  # noqa: PTH123 - no file, but a word of the kernel
+            return next((int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")), None)
+    except (OSError, psutil.Error):
+        return None
+
+
+def _memory_table(phases: dict[str, _Phase], idle_mib: float, peak_mib: float | None) -> Table:
+    columns = [
+        Column("phase"),
+        Column("throughput", "events/s"),
+        Column("lowest", "MiB"),
+        Column("median", "MiB"),
+        Column("highest", "MiB"),
+        Column("children, highest", "MiB"),
+        Column("slope", "MiB/minute"),
+    ]
+    rows: list[list[str | int | float | bool | None]] = [["before", None, idle_mib, idle_mib, idle_mib, 0.0, None]]
+    for name, phase in phases.items():
+        worker = [sample.worker_mib for sample in phase.samples]
+        rows.append(
+            [
+                name,
+                phase.measured.events_per_second,
+                min(worker),
+                statistics.median(worker),
+                max(worker),
+                max(sample.children_mib for sample in phase.samples),
+                _slope_a_minute(phase.samples[len(phase.samples) // 2 :]),
+            ]
+        )
+    rows.append(["at any time", None, None, None, peak_mib, None, None])
+    return Table("Memory of the service", columns, rows)
+
+
+def _slope_a_minute(samples: list[_Sample]) -> float | None:
+    if len(samples) < 2:
+        return None
+    fit = statistics.linear_regression([s.seconds for s in samples], [s.worker_mib for s in samples])
+    return 60 * fit.slope
