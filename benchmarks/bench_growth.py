@@ -60,7 +60,7 @@ METHOD = (
 )
 CHECKPOINTS = (
     "A step begins with a checkpoint, and behind it the first round writes every page that it changes to the WAL as a whole. "
-    "With UUIDv4 these are nearly all pages of the ledger's key: the lowest ratio is that round's. Between the rounds there "
+    "With UUIDv4 these are nearly all pages of the ledger's key, which is seen in the lowest ratio. Between the rounds there "
     "is no checkpoint, unless the server makes one."
 )
 

@@ -1,17 +1,16 @@
 """Memory of the service under many batches at once, and over a soak; and whether it answers a health check meanwhile.
 
 First 64 connections send batches as fast as they are answered; then a few send at a moderate rate for a long time. The
-resident memory of the service's process is looked at every second, that of its children (which decode large bodies) apart.
-GET /livez is asked every 20 ms all the while, on a connection of its own.
+resident memory of the service's process is looked at every second, alone and together with that of its children, which decode
+large bodies. GET /livez is asked every 20 ms all the while, on a connection of its own.
 """
 
 import argparse
 import asyncio
 import statistics
 from contextlib import ExitStack
-from itertools import count
+from pathlib import Path
 
-import psutil
 import uvloop
 from msgspec import Struct
 
@@ -23,7 +22,7 @@ from benchmarks.liveness import Polls
 from benchmarks.measurements import Measurements
 from benchmarks.programs import Running
 from benchmarks.progress import progress
-from benchmarks.results import Axis, Check, Column, Findings, Plot, Series, Table
+from benchmarks.results import Axis, Check, Column, Findings, Plot, Scalar, Series, Table
 from benchmarks.sender import Sender
 from benchmarks.workload import Closed, Steady, Workload
 
@@ -38,8 +37,10 @@ BURST, SOAK = "burst", "soak"
 
 class _Sample(Struct, frozen=True):
     seconds: float
+    """Since the phase began."""
     worker_mib: float
-    children_mib: float
+    together_mib: float
+    """Worker and children; pages that they share count twice."""
 
 
 class _Phase(Struct):
@@ -92,18 +93,7 @@ def run(options: argparse.Namespace) -> Findings:
         },
         database=database,
         tables=[_memory_table(phases, idle_mib, peak_mib), liveness.table(polls)],
-        plots=[
-            Plot(
-                "Resident memory of the service's process",
-                "line",
-                Axis("time since the phase began", "s"),
-                Axis("resident", "MiB"),
-                [
-                    Series(name, [s.seconds for s in phase.samples], [s.worker_mib for s in phase.samples])
-                    for name, phase in phases.items()
-                ],
-            )
-        ],
+        plots=[*(_memory_plot(name, phase.samples) for name, phase in phases.items()), _liveness_plot(polls)],
         notes=[
             "The slope is that of a straight line through the samples of the phase's second half, by least squares. Memory "
             "is resident memory, shared libraries among it; the peak is what the kernel has seen (VmHWM).",
@@ -127,39 +117,34 @@ async def _send(
 ) -> tuple[list[_Sample], Measurements, int]:
     samples: list[_Sample] = []
     measured = Measurements(0.0)
-    sender = Sender([Connection(running.url) for _ in range(connections)], workload, measured)
+    opened = [Connection(running.url) for _ in range(connections)]
+    sender = Sender(opened, workload, measured)
     with progress(name, seconds, "s") as shown:
 
         async def watch() -> None:
-            for number in count():
-                samples.append(_sample(running, number * SAMPLE_SECONDS))
-                shown.set(min(float(seconds), number * SAMPLE_SECONDS), f"{samples[-1].worker_mib:.0f} MiB")
-                await asyncio.sleep(SAMPLE_SECONDS)
+            while True:
+                # In a thread: to look for children is to read about every process of the machine, some milliseconds' work.
+                samples.append(await asyncio.to_thread(_sample, running, sender.elapsed_seconds))
+                shown.set(min(seconds, samples[-1].seconds), f"{samples[-1].worker_mib:.0f} MiB")
+                await asyncio.sleep(SAMPLE_SECONDS - sender.elapsed_seconds % SAMPLE_SECONDS)
 
-        watching = asyncio.create_task(watch())
-        try:
+        async def send() -> None:
             await sender.run(seconds)
-        finally:
             watching.cancel()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                sending = group.create_task(send())
+                await asyncio.sleep(0)  # the sender's clock starts
+                watching = group.create_task(watch())
+        except* ClientError as problems:
+            raise BenchmarkError(f"The connections can't be made: {problems.exceptions[0]}") from problems
+        finally:
+            for connection in opened:
+                connection.close()
     if sender.unacknowledged:
         raise BenchmarkError(f"{len(sender.unacknowledged)} requests were not taken.")
     return samples, measured, sum(receipt.stored for receipt in sender.acknowledged)
-
-
-def _sample(running: Running, seconds: float) -> _Sample:
-    children = running.process.children(recursive=True)
-    return _Sample(
-        seconds, running.process.memory_info().rss / MIB, programs.resident_bytes([child.pid for child in children]) / MIB
-    )
-
-
-def _peak_mib(running: Running) -> float | None:
-    """The most that the process ever held, where the kernel tells."""
-    try:
-        with open(f"/proc/{running.process.pid}/status") as status:  # noqa: PTH123 - no file, but a word of the kernel
-            return next((int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")), None)
-    except (OSError, psutil.Error):
-        return None
 
 
 def _memory_table(phases: dict[str, _Phase], idle_mib: float, peak_mib: float | None) -> Table:
