@@ -8,7 +8,9 @@ large bodies. GET /livez is asked every 20 ms all the while, on a connection of 
 import argparse
 import asyncio
 import statistics
-from contextlib import ExitStack
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import uvloop
@@ -17,7 +19,7 @@ from msgspec import Struct
 from benchmarks import comparison, facts, jobs, liveness, postgres, programs
 from benchmarks.bodies import Bodies
 from benchmarks.errors import BenchmarkError
-from benchmarks.http_client import Connection
+from benchmarks.http_client import ClientError, Connection
 from benchmarks.liveness import Polls
 from benchmarks.measurements import Measurements
 from benchmarks.programs import Running
@@ -95,7 +97,7 @@ def run(options: argparse.Namespace) -> Findings:
         tables=[_memory_table(phases, idle_mib, peak_mib), liveness.table(polls)],
         plots=[*(_memory_plot(name, phase.samples) for name, phase in phases.items()), _liveness_plot(polls)],
         notes=[
-            "The slope is that of a straight line through the samples of the phase's second half, by least squares. Memory "
+            "The slope is that of a straight line through the samples of the soak's second half, by least squares. Memory "
             "is resident memory, shared libraries among it; the peak is what the kernel has seen (VmHWM).",
             *([jobs.NOTE] if paused else []),
         ],
@@ -122,24 +124,23 @@ async def _send(
     with progress(name, seconds, "s") as shown:
 
         async def watch() -> None:
+            start = time.perf_counter()
             while True:
                 # In a thread: to look for children is to read about every process of the machine, some milliseconds' work.
-                samples.append(await asyncio.to_thread(_sample, running, sender.elapsed_seconds))
-                shown.set(min(seconds, samples[-1].seconds), f"{samples[-1].worker_mib:.0f} MiB")
-                await asyncio.sleep(SAMPLE_SECONDS - sender.elapsed_seconds % SAMPLE_SECONDS)
+                found = await asyncio.to_thread(_sample, running, time.perf_counter() - start)
+                samples.append(found)
+                shown.set(min(float(seconds), found.seconds), f"{found.worker_mib:.0f} MiB")
+                await asyncio.sleep(SAMPLE_SECONDS)
 
-        async def send() -> None:
-            await sender.run(seconds)
-            watching.cancel()
-
+        watching = asyncio.create_task(watch())
         try:
-            async with asyncio.TaskGroup() as group:
-                sending = group.create_task(send())
-                await asyncio.sleep(0)  # the sender's clock starts
-                watching = group.create_task(watch())
-        except* ClientError as problems:
-            raise BenchmarkError(f"The connections can't be made: {problems.exceptions[0]}") from problems
+            await sender.run(seconds)
+        except ClientError as error:
+            raise BenchmarkError(f"The connections can't be made: {error}") from None
         finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
             for connection in opened:
                 connection.close()
     if sender.unacknowledged:
@@ -147,17 +148,29 @@ async def _send(
     return samples, measured, sum(receipt.stored for receipt in sender.acknowledged)
 
 
-def _memory_table(phases: dict[str, _Phase], idle_mib: float, peak_mib: float | None) -> Table:
+def _sample(running: Running, seconds: float) -> _Sample:
+    return _Sample(seconds, programs.resident_bytes([running.process.pid]) / MIB, programs.resident_bytes(running.pids) / MIB)
+
+
+def _peak_mib(running: Running) -> float | None:
+    """The most that the process ever held, where the kernel tells: Linux does (proc_pid_status(5), VmHWM, in kB of 1024)."""
+    status = Path(f"/proc/{running.process.pid}/status")
+    if not status.exists():
+        return None
+    return next((int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM")), None)
+
+
+def _memory_table(phases: Mapping[str, _Phase], idle_mib: float, peak_mib: float | None) -> Table:
     columns = [
         Column("phase"),
         Column("throughput", "events/s"),
         Column("lowest", "MiB"),
         Column("median", "MiB"),
         Column("highest", "MiB"),
-        Column("children, highest", "MiB"),
+        Column("with children, highest", "MiB"),
         Column("slope", "MiB/minute"),
     ]
-    rows: list[list[str | int | float | bool | None]] = [["before", None, idle_mib, idle_mib, idle_mib, 0.0, None]]
+    rows: list[list[Scalar]] = [["before", None, idle_mib, idle_mib, idle_mib, None, None]]
     for name, phase in phases.items():
         worker = [sample.worker_mib for sample in phase.samples]
         rows.append(
@@ -167,16 +180,34 @@ def _memory_table(phases: dict[str, _Phase], idle_mib: float, peak_mib: float | 
                 min(worker),
                 statistics.median(worker),
                 max(worker),
-                max(sample.children_mib for sample in phase.samples),
-                _slope_a_minute(phase.samples[len(phase.samples) // 2 :]),
+                max(sample.together_mib for sample in phase.samples),
+                slope_a_minute([(sample.seconds, sample.worker_mib) for sample in phase.samples]) if name == SOAK else None,
             ]
         )
     rows.append(["at any time", None, None, None, peak_mib, None, None])
     return Table("Memory of the service", columns, rows)
 
 
-def _slope_a_minute(samples: list[_Sample]) -> float | None:
-    if len(samples) < 2:
+def slope_a_minute(points: Sequence[tuple[float, float]]) -> float | None:
+    """By how much a value rises in a minute: of a straight line through the second half of points (seconds, value), by least
+    squares. None where that are fewer than two."""
+    half = points[len(points) // 2 :]
+    if len(half) < 2:
         return None
-    fit = statistics.linear_regression([s.seconds for s in samples], [s.worker_mib for s in samples])
-    return 60 * fit.slope
+    seconds, values = zip(*half, strict=True)
+    return 60 * statistics.linear_regression(seconds, values).slope
+
+
+def _memory_plot(name: str, samples: Sequence[_Sample]) -> Plot:
+    seconds = [sample.seconds for sample in samples]
+    series = [
+        Series("the service's process", seconds, [sample.worker_mib for sample in samples]),
+        Series("with its children", seconds, [sample.together_mib for sample in samples]),
+    ]
+    return Plot(f"Resident memory, {name}", "line", Axis("time", "s"), Axis("resident", "MiB"), series)
+
+
+def _liveness_plot(polls: Mapping[str, Polls]) -> Plot:
+    series = [Series(name, *found.longest_ms(SAMPLE_SECONDS)) for name, found in polls.items()]
+    title = f"GET {liveness.PATH}, the longest of each second"
+    return Plot(title, "line", Axis("time since the phase began", "s"), Axis("latency", "ms"), series)
