@@ -456,12 +456,12 @@ def test_chunks_that_are_made_during_a_refresh_are_not_taken_for_lost(
 
     with servers.connected(owner_url) as by_hand, ThreadPoolExecutor() as threads:
         by_hand.autocommit = True
-        storing = threads.submit(asyncio.run, store_day_by_day())
+        filling = threads.submit(asyncio.run, store_day_by_day())
         refreshes = 0
-        while not storing.done():
+        while not filling.done():
             by_hand.execute(f"CALL analytics.{refresh}".encode())
             refreshes += 1
-        storing.result()
+        filling.result()
         by_hand.execute(f"CALL analytics.{refresh}".encode())
 
     assert refreshes > 1
