@@ -1,6 +1,8 @@
 """From the bytes of a body to rows, without holding up the event loop: small bodies here, large ones in a process beside."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from ingest.events import Stream, Window
 from ingest.flow.batch import Batch, Encode
@@ -11,7 +13,7 @@ from ingest.web.decoder_process import DecoderProcess
 WHOLE_BYTES_MAX = 512 * 1024
 # The same batch, item by item because of one that is bad, takes 15 ms; what is made to be slow takes more.
 ITEMS_BYTES_MAX = 64 * 1024
-# What takes long enough for others to be let in between decoding and encoding.
+# What takes long enough that others have their turn first.
 YIELD_BYTES = 32 * 1024
 
 
@@ -25,6 +27,9 @@ class Decoding:
         self._encode = encode
         self._items_max = items_max
         self._process = DecoderProcess(encode_at)
+        # One body after the other, and a turn of the event loop between them: 64 that were there at once, each of them quick,
+        # kept a health check waiting for seconds.
+        self._turn = asyncio.Lock()
 
     async def read(
         self, stream: Stream, body: bytes | bytearray, media: Media, window: Window, *, strict: bool = False
@@ -35,12 +40,22 @@ class Decoding:
         """
         if len(body) <= WHOLE_BYTES_MAX:
             read = decode if len(body) <= ITEMS_BYTES_MAX else decode_whole
-            decoded = read(stream, body, media, window, items_max=self._items_max, strict=strict)
+            async with self._turn_for(body):
+                decoded = read(stream, body, media, window, items_max=self._items_max, strict=strict)
             if decoded is not None:
-                if len(body) > YIELD_BYTES:
-                    await asyncio.sleep(0)
-                return decoded.encoded(self._encode)
+                async with self._turn_for(body):
+                    return decoded.encoded(self._encode)
         return await self._process.decode(stream, body, media, window, items_max=self._items_max, strict=strict)
+
+    @asynccontextmanager
+    async def _turn_for(self, body: bytes | bytearray) -> AsyncIterator[None]:
+        """Within it, no other body of some size is worked on, and the event loop has seen to all else before."""
+        if len(body) <= YIELD_BYTES:
+            yield
+            return
+        async with self._turn:
+            await asyncio.sleep(0)
+            yield
 
     async def close(self) -> None:
         """Ends the process for large bodies."""

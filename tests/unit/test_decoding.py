@@ -1,6 +1,7 @@
 """Bodies of any size become the same batch: in the event loop or in the process beside it, which may end at any time."""
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -217,3 +218,16 @@ async def test_only_what_takes_long_goes_to_the_process(items: list[dict[str, ob
 
 def test_the_bounds_are_in_order() -> None:
     assert decoding.YIELD_BYTES < decoding.ITEMS_BYTES_MAX < decoding.WHOLE_BYTES_MAX
+
+
+async def test_others_have_their_turn_between_bodies_that_come_at_once() -> None:
+    decoder = Decoding(rows.encode, ENCODE_AT, items_max=ITEMS_MAX)
+    body = msgspec.json.encode(events(5, prompt="x" * 10_000))
+    reading = [asyncio.create_task(decoder.read(USAGE_EVENTS, body, Media.JSON, WINDOW)) for _ in range(20)]
+    done_at_turns = []
+
+    while not all(task.done() for task in reading):
+        await asyncio.sleep(0)
+        done_at_turns.append(sum(task.done() for task in reading))
+
+    assert max(after - before for before, after in itertools.pairwise([0, *done_at_turns])) == 1
