@@ -23,7 +23,8 @@ from ingest.web.decoding import Decoding
 from tests import samples
 
 ITEMS_MAX = 100
-WINDOW = Window.around(datetime.now(UTC), 180, 300)
+WINDOW = Window.around(datetime.now(UTC), 180, 86_400)
+"""As wide into the future as a run of all tests may take: it is made when pytest collects this file."""
 ENCODE_AT = "ingest.store.rows:encode"
 
 
