@@ -9,7 +9,7 @@ import argparse
 from contextlib import ExitStack
 from random import Random
 
-from benchmarks import comparison, facts, postgres, programs, rounds
+from benchmarks import comparison, facts, jobs, postgres, programs, rounds
 from benchmarks.bodies import Bodies
 from benchmarks.comparison import COSTS, METHOD, OURS, STACKS, Ratio
 from benchmarks.floor import Floor
@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> Findings:
     with ExitStack() as stack:
         server = stack.enter_context(programs.database_server(options.db_url))
         url = stack.enter_context(programs.scratch_database(server))
+        paused = jobs.pause(url)
         session = stack.enter_context(postgres.session(url))
         targets: list[Target] = [
             Floor(url, session),
@@ -77,6 +78,6 @@ def run(options: argparse.Namespace) -> Findings:
             ),
         ],
         plots=comparison.throughput_plots(turns),
-        notes=[METHOD, COSTS],
+        notes=[METHOD, COSTS, *([jobs.NOTE] if paused else [])],
         checks=[comparison.storage_check(turns)],
     )

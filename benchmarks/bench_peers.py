@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from random import Random
 
-from benchmarks import comparison, facts, peers, postgres, programs, rounds
+from benchmarks import comparison, facts, jobs, peers, postgres, programs, rounds
 from benchmarks.bodies import Bodies
 from benchmarks.comparison import COSTS, METHOD, OURS, Ratio
 from benchmarks.peers import Peer, PeerUnavailable
@@ -51,6 +51,8 @@ def run(options: argparse.Namespace) -> Findings:
     with ExitStack() as stack:
         server = stack.enter_context(programs.database_server(options.db_url))
         url = stack.enter_context(programs.scratch_database(server))
+        if jobs.pause(url):
+            findings.notes.append(jobs.NOTE)
         session = stack.enter_context(postgres.session(url))
         targets: list[Target] = [stack.enter_context(comparison.ours(url, session))]
         starts: list[Callable[[], AbstractContextManager[Peer]]] = [

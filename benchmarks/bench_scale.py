@@ -17,7 +17,7 @@ from benchmarks.rounds import Plan
 from benchmarks.targets import Program, Tables
 
 TINY = {"batch": 100, "connections": 4, "rounds": 1, "events": 2000}
-FULL = {"batch": 1000, "connections": 8, "rounds": 5, "events": 150_000}
+FULL = {"batch": 1000, "connections": 8, "rounds": 7, "events": 150_000}
 WORKERS = (1, 2, 4)
 
 

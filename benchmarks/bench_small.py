@@ -8,7 +8,7 @@ import argparse
 from contextlib import ExitStack
 from random import Random
 
-from benchmarks import comparison, facts, postgres, programs, rounds
+from benchmarks import comparison, facts, jobs, postgres, programs, rounds
 from benchmarks.bodies import Bodies
 from benchmarks.comparison import COSTS, METHOD, OURS, STACKS, Ratio
 from benchmarks.results import Findings
@@ -39,6 +39,7 @@ def run(options: argparse.Namespace) -> Findings:
     with ExitStack() as stack:
         server = stack.enter_context(programs.database_server(options.db_url))
         url = stack.enter_context(programs.scratch_database(server))
+        paused = jobs.pause(url)
         session = stack.enter_context(postgres.session(url))
         idle = stack.enter_context(programs.service(url, module="benchmarks.idle_service"))
         targets = [
@@ -71,6 +72,6 @@ def run(options: argparse.Namespace) -> Findings:
             comparison.ratio_table(turns, [*(Ratio(OURS, name) for name in STACKS.values()), Ratio(OURS, IDLE)]),
         ],
         plots=comparison.throughput_plots(turns),
-        notes=[METHOD, COSTS],
+        notes=[METHOD, COSTS, *([jobs.NOTE] if paused else [])],
         checks=[comparison.storage_check(turns)],
     )

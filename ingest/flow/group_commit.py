@@ -1,10 +1,12 @@
-"""Group commit: requests that arrive while all writers are busy share one COPY and one commit; each gets its own verdict.
+"""Group commit: requests that arrive while writers are busy share one COPY and one commit; each gets its own verdict.
 
-Nothing waits for company. A batch that finds a writer free is stored at once; what has gathered when a writer is done goes
-out together, as many batches as fit in a group. So groups grow with the load, and with nothing but the load.
+A batch that comes alone is stored at once. While others are being written, a further writer starts as soon as as many rows
+wait as are being written, or as make a group worth its transaction; what has gathered when a writer is done goes out
+together. So groups grow with the load, and with nothing but the load.
 
 Larger groups are cheaper: a transaction of 4000 rows took 17.5 µs a row, four of 1000 took 22.5 (both sides' CPU, PostgreSQL
-15, TimescaleDB 2.28); of 10 rows, it is the transactions that cost, not the rows.
+15, TimescaleDB 2.28). Of 10 rows, it is the transactions that cost: where every batch that found a writer free started it,
+32 connections stored 7 % less (benchmarks `small`, medians of 7 rounds), at 17 % more of PostgreSQL's CPU.
 """
 
 import asyncio
@@ -24,6 +26,11 @@ logger = logging.getLogger(__name__)
 GROUP_ROWS_MAX = 5000
 GROUP_BYTES_MAX = 8 * 1024 * 1024
 """A batch that is larger by itself goes alone."""
+
+FURTHER_WRITER_ROWS = 200
+"""So many rows don't wait while there is another writer, however many are being written."""
+FURTHER_WRITER_SECONDS = 0.01
+"""Nor does any row for longer than this: a transaction that hangs holds up no other."""
 
 
 class _Waiting(Struct, eq=False):
@@ -58,6 +65,8 @@ class GroupCommit:
         self._queued_rows = 0
         self._queued_bytes = 0
         self._writing = 0
+        self._writing_rows = 0
+        self._impatience: asyncio.TimerHandle | None = None
         self._writers: set[asyncio.Task[None]] = set()
 
     def check_ready(self) -> None:
@@ -93,11 +102,10 @@ class GroupCommit:
         self._queue.append(waiting)
         self._queued_rows += len(rows)
         self._queued_bytes += len(rows.fields)
-        if self._writing < self._writers_max:
-            self._writing += 1
-            writer = asyncio.create_task(self._write(), name="writer")
-            self._writers.add(writer)  # the event loop holds its tasks by weak references only
-            writer.add_done_callback(self._writers.discard)
+        if self._queued_rows >= min(self._writing_rows, FURTHER_WRITER_ROWS):
+            self._start_writer()
+        elif self._impatience is None:
+            self._impatience = loop.call_later(FURTHER_WRITER_SECONDS, self._start_writer)
         try:
             return await waiting.stored
         finally:
@@ -114,11 +122,27 @@ class GroupCommit:
                 errors.QueueFull(f"No writer was free within {self._queue_timeout_seconds:g} s (QUEUE_TIMEOUT_SECONDS).")
             )
 
+    def _start_writer(self) -> None:
+        """Starts one for what waits, unless as many as may be are writing; these will see to it."""
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+        if self._queue and self._writing < self._writers_max:
+            self._writing += 1
+            writer = asyncio.create_task(self._write(), name="writer")
+            self._writers.add(writer)  # the event loop holds its tasks by weak references only
+            writer.add_done_callback(self._writers.discard)
+
     async def _write(self) -> None:
         """Stores group after group until the queue is empty."""
         try:
             while group := self._next_group():
-                await self._store_group(group)
+                rows = sum(len(waiting.rows) for waiting in group)
+                self._writing_rows += rows
+                try:
+                    await self._store_group(group)
+                finally:
+                    self._writing_rows -= rows
         finally:
             self._writing -= 1  # at once, and not when the task counts as done: a batch that comes in between needs a writer
 

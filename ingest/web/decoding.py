@@ -1,8 +1,6 @@
 """From the bytes of a body to rows, without holding up the event loop: small bodies here, large ones in a process beside."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from ingest.events import Stream, Window
 from ingest.flow.batch import Batch, Encode
@@ -27,7 +25,7 @@ class Decoding:
         self._encode = encode
         self._items_max = items_max
         self._process = DecoderProcess(encode_at)
-        # One body after the other, and a turn of the event loop between them: 64 that were there at once, each of them quick,
+        # One body after the other, and a turn of all else between them: 64 that were there at once, each of them quick,
         # kept a health check waiting for seconds.
         self._turn = asyncio.Lock()
 
@@ -38,24 +36,18 @@ class Decoding:
 
         Raises errors.BodyUnreadable, errors.LimitExceeded, or errors.DecoderGone.
         """
+        if len(body) <= YIELD_BYTES:
+            return decode(stream, body, media, window, items_max=self._items_max, strict=strict).encoded(self._encode)
         if len(body) <= WHOLE_BYTES_MAX:
             read = decode if len(body) <= ITEMS_BYTES_MAX else decode_whole
-            async with self._turn_for(body):
+            async with self._turn:
+                await asyncio.sleep(0)
                 decoded = read(stream, body, media, window, items_max=self._items_max, strict=strict)
             if decoded is not None:
-                async with self._turn_for(body):
+                async with self._turn:
+                    await asyncio.sleep(0)
                     return decoded.encoded(self._encode)
         return await self._process.decode(stream, body, media, window, items_max=self._items_max, strict=strict)
-
-    @asynccontextmanager
-    async def _turn_for(self, body: bytes | bytearray) -> AsyncIterator[None]:
-        """Within it, no other body of some size is worked on, and the event loop has seen to all else before."""
-        if len(body) <= YIELD_BYTES:
-            yield
-            return
-        async with self._turn:
-            await asyncio.sleep(0)
-            yield
 
     async def close(self) -> None:
         """Ends the process for large bodies."""

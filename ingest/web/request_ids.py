@@ -2,7 +2,7 @@
 
 import logging
 import re
-import uuid
+import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +28,7 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         sent = Headers(scope=scope).get(HEADER, "")
-        request_id = sent if _SANE.fullmatch(sent) else uuid.uuid4().hex
+        request_id = sent if _SANE.fullmatch(sent) else secrets.token_hex(16)
         started = False
 
         async def send_with_id(message: Message) -> None:

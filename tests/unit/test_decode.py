@@ -25,6 +25,13 @@ from tests.unit.wire import (
 )
 
 
+@pytest.fixture(autouse=True, params=["small", "large"])
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test takes its bodies for small ones, and then for large ones."""
+    if request.param == "large":
+        monkeypatch.setattr(decoding, "LIST_BYTES_MAX", -1)
+
+
 @pytest.mark.parametrize("name", ALL_SHAPES)
 def test_every_shape_gives_its_items_in_order(name: str) -> None:
     shape, media = ALL_SHAPES[name]

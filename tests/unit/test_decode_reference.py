@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
+from unittest import mock
 from uuid import UUID
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from ingest.events import MESSAGE_ARCHIVES, NO_JSON, USAGE_EVENTS, MessageArchive, Stream, UsageEvent
+from ingest.web import decode as decoding
 from ingest.web.decode import Media
 from tests.unit.wire import (
     ALL_SHAPES,
@@ -193,7 +195,8 @@ def test_every_item_gets_the_verdict_of_the_reference(stream: Stream, data: st.D
     shape = data.draw(st.sampled_from(sorted(ALL_SHAPES)))
     name, body, media = next(found for found in shapes_for(stream, texts) if found[0] == shape or shape in SNIFFED)
 
-    batch = decode(body, media, stream)
+    with mock.patch.object(decoding, "LIST_BYTES_MAX", data.draw(st.sampled_from([-1, 10**6]))):
+        batch = decode(body, media, stream)
 
     assert batch.received == len(texts), name
     assert list(batch.indices) == good

@@ -255,6 +255,64 @@ async def test_a_group_has_so_many_bytes_and_a_larger_batch_goes_alone(
     assert len(await asyncio.gather(*asked)) == len(sizes)
 
 
+async def test_a_further_writer_starts_when_as_many_rows_wait_as_are_being_written(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "FURTHER_WRITER_SECONDS", 60)
+    commit = commit_on(store, writers_max=10)
+
+    asked = await ask_each(commit, 1)  # alone
+    asked += await ask_each(commit, 2)  # one is being written
+    asked += await ask_each(commit, 3)  # two are
+    assert store.numbers == [[1], [2]]
+    asked += await ask_each(commit, 4)
+    assert store.numbers == [[1], [2], [3, 4]]
+    asked += await ask_each(commit, 5, 6, 7)
+    assert store.numbers == [[1], [2], [3, 4]]
+    asked += await ask_each(commit, 8)
+    assert store.numbers == [[1], [2], [3, 4], [5, 6, 7, 8]]
+
+    await succeed_all(store)
+    assert await asyncio.gather(*asked) == [stored(number) for number in range(1, 9)]
+
+
+async def test_so_many_rows_wait_for_no_writer_that_is_busy(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "FURTHER_WRITER_SECONDS", 60)
+    monkeypatch.setattr(group_commit, "FURTHER_WRITER_ROWS", 20)
+    commit = commit_on(store, writers_max=10)
+
+    asked = [ask(commit, batch(1, count=500))]
+    await settle()
+    asked.append(ask(commit, batch(2, count=19)))
+    await settle()
+    assert store.numbers == [[1]]
+    asked += await ask_each(commit, 3)
+    assert store.numbers == [[1], [2, 3]]
+
+    await succeed_all(store)
+    assert await asyncio.gather(*asked) == [stored(number) for number in (1, 2, 3)]
+
+
+async def test_a_transaction_that_hangs_holds_up_no_other(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "FURTHER_WRITER_SECONDS", 0.2)
+    commit = commit_on(store, writers_max=10)
+    hanging = ask(commit, batch(1, count=500))
+    await settle()
+
+    for number in (2, 3):  # it does so again and again
+        asked = ask(commit, batch(number))
+        await settle()
+        assert len(store.calls) == number - 1
+        async with asyncio.timeout(10):
+            while len(store.calls) < number:
+                await asyncio.sleep(0.001)
+        store.in_work[-1].succeed()
+        assert await asked == stored(number)
+
+    store.in_work[0].succeed()
+    assert await hanging == stored(1)
+
+
 async def test_no_more_groups_are_in_work_than_there_are_writers(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "GROUP_ROWS_MAX", 1)
     commit = commit_on(store, writers_max=3)
