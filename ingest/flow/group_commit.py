@@ -123,7 +123,7 @@ class GroupCommit:
             )
 
     def _start_writer(self) -> None:
-        """Starts one for what waits, unless as many as may be are writing; these will see to it."""
+        """Starts one if something waits, unless as many as may be are writing; these will see to it."""
         if self._impatience is not None:
             self._impatience.cancel()
             self._impatience = None
@@ -137,6 +137,7 @@ class GroupCommit:
         """Stores group after group until the queue is empty."""
         try:
             while group := self._next_group():
+                self._start_writer()  # for what did not fit in the group
                 rows = sum(len(waiting.rows) for waiting in group)
                 self._writing_rows += rows
                 try:

@@ -293,6 +293,24 @@ async def test_so_many_rows_wait_for_no_writer_that_is_busy(store: FakeStore, mo
     assert await asyncio.gather(*asked) == [stored(number) for number in (1, 2, 3)]
 
 
+async def test_what_does_not_fit_in_a_group_gets_a_writer_of_its_own(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "FURTHER_WRITER_SECONDS", 60)
+    commit = commit_on(store, writers_max=10)
+
+    monkeypatch.setattr(group_commit, "FURTHER_WRITER_ROWS", 3)
+    asked = [ask(commit, batch(1, count=500))]
+    await settle()
+
+    asked += [ask(commit, batch(2)), ask(commit, batch(3), stream=MESSAGE_ARCHIVES), ask(commit, batch(4), strict=True)]
+    await settle()
+    assert store.numbers == [[1], [2], [3], [4]]
+
+    await succeed_all(store)
+    assert await asyncio.gather(*asked) == [stored(number) for number in range(1, 5)]
+
+
 async def test_a_transaction_that_hangs_holds_up_no_other(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "FURTHER_WRITER_SECONDS", 0.2)
     commit = commit_on(store, writers_max=10)
