@@ -27,8 +27,7 @@ EXECUTEMANY_SHARE = 0.3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `compare`."""
     comparison.add_arguments(parser)
-    parser.add_argument("--batch", type=comparison.at_least_one, metavar="N", help="events a request (default: 1000)")
-    parser.add_argument("--connections", type=comparison.at_least_one, metavar="N", help="(default: 4)")
+    comparison.add_plan_arguments(parser, batch=FULL["batch"], connections=FULL["connections"])
     parser.add_argument("--uuid-version", type=int, choices=(4, 7), default=7, help="of the event ids (default: %(default)s)")
 
 
@@ -57,17 +56,13 @@ def run(options: argparse.Namespace) -> Findings:
         database = facts.database(url.reveal())
     return Findings(
         parameters={
-            "batch": plan.batch,
-            "connections": plan.connections,
-            "rounds": options.rounds,
-            "events of a turn": plan.requests * plan.batch,
-            "of them for the documents' stack, values()": plan.requests_of(VALUES_SHARE) * plan.batch,
-            "of them for the documents' stack, executemany": plan.requests_of(EXECUTEMANY_SHARE) * plan.batch,
+            **comparison.parameters_of(plan, options),
+            **comparison.stack_parameters(plan, VALUES_SHARE, EXECUTEMANY_SHARE),
             "version of UUIDs": plan.uuid_version,
         },
         database=database,
         tables=[
-            comparison.throughput_table(turns, f"{plan.batch} events a request, {plan.connections} connections"),
+            comparison.throughput_table(turns, comparison.title_of(plan)),
             comparison.ratio_table(
                 turns,
                 [

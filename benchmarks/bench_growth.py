@@ -118,8 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="before today over which the made rows are spread, a chunk each (default: 179)",
     )
-    parser.add_argument("--batch", type=comparison.at_least_one, metavar="N", help="events a request (default: 1000)")
-    parser.add_argument("--connections", type=comparison.at_least_one, metavar="N", help="(default: 4)")
+    comparison.add_plan_arguments(parser, batch=FULL["batch"], connections=FULL["connections"])
 
 
 def run(options: argparse.Namespace) -> Findings:

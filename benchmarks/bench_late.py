@@ -75,8 +75,7 @@ class Days(Struct, frozen=True):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `late`."""
     comparison.add_arguments(parser)
-    parser.add_argument("--batch", type=comparison.at_least_one, metavar="N", help="events a request (default: 1000)")
-    parser.add_argument("--connections", type=comparison.at_least_one, metavar="N", help="(default: 4)")
+    comparison.add_plan_arguments(parser, batch=FULL["batch"], connections=FULL["connections"])
     parser.add_argument("--days", type=comparison.at_least_one, metavar="N", help="that are compressed (default: 5)")
     parser.add_argument(
         "--day-events", type=comparison.at_least_one, metavar="N", help="of each of them, before (default: 100000)"
@@ -86,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Findings:
     """Measures. Raises BenchmarkError or errors.IngestError where it can't be done."""
     comparison.set_defaults(options, **(TINY if options.tiny else FULL))
-    plan = Plan(options.batch, options.connections, requests=-(-options.events // options.batch))
+    plan = comparison.plan_of(options)
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     days = Days(today - AGE - options.days * DAY, options.days)
     with ExitStack() as stack:
@@ -125,16 +124,13 @@ def run(options: argparse.Namespace) -> Findings:
     kinds = [Ratio(LATE, FRESH), Ratio(SCATTERED, FRESH)]
     return Findings(
         parameters={
-            "batch": plan.batch,
-            "connections": plan.connections,
-            "rounds": options.rounds,
-            "events of a turn": plan.requests * plan.batch,
+            **comparison.parameters_of(plan, options),
             "old days": days.count,
             "events of an old day, before": options.day_events,
         },
         database=database,
         tables=[
-            comparison.throughput_table(turns, f"{plan.batch} events a request, {plan.connections} connections"),
+            comparison.throughput_table(turns, comparison.title_of(plan)),
             comparison.ratio_table(turns, kinds),
             _days_table(days, before, after, chunks_before),
         ],

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> Findings:
 
 
 def _compare(options: argparse.Namespace, findings: Findings, targets: list[Target], plan: Plan, *, seed: int) -> None:
-    title = f"{plan.batch} events a request, {plan.connections} connections"
+    title = comparison.title_of(plan)
     turns = rounds.run(targets, plan, Bodies(seed, plan.batch), rounds=options.rounds, random=Random(seed), title=title)
     findings.parameters = {**findings.parameters, f"events of a turn, {title}": plan.requests * plan.batch}
     findings.tables.append(comparison.throughput_table(turns, title))

@@ -13,7 +13,6 @@ from benchmarks import comparison, facts, jobs, postgres, programs, rounds
 from benchmarks.bodies import Bodies
 from benchmarks.comparison import COSTS, METHOD, OUR_TABLES, Ratio
 from benchmarks.results import Findings
-from benchmarks.rounds import Plan
 from benchmarks.targets import Program, Tables
 
 TINY = {"batch": 100, "connections": 4, "rounds": 1, "events": 2000}
@@ -24,14 +23,13 @@ WORKERS = (1, 2, 4)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `scale`."""
     comparison.add_arguments(parser)
-    parser.add_argument("--batch", type=comparison.at_least_one, metavar="N", help="events a request (default: 1000)")
-    parser.add_argument("--connections", type=comparison.at_least_one, metavar="N", help="(default: 8)")
+    comparison.add_plan_arguments(parser, batch=FULL["batch"], connections=FULL["connections"])
 
 
 def run(options: argparse.Namespace) -> Findings:
     """Compares. Raises BenchmarkError or errors.IngestError where it can't be done."""
     comparison.set_defaults(options, **(TINY if options.tiny else FULL))
-    plan = Plan(options.batch, options.connections, requests=-(-options.events // options.batch))
+    plan = comparison.plan_of(options)
     bodies = Bodies(options.seed, options.batch)
     with ExitStack() as stack:
         server = stack.enter_context(programs.database_server(options.db_url))
@@ -45,15 +43,10 @@ def run(options: argparse.Namespace) -> Findings:
         turns = rounds.run(targets, plan, bodies, rounds=options.rounds, random=Random(options.seed), title="Scaling")
         database = facts.database(url.reveal())
     return Findings(
-        parameters={
-            "batch": plan.batch,
-            "connections": plan.connections,
-            "rounds": options.rounds,
-            "events of a turn": plan.requests * plan.batch,
-        },
+        parameters=comparison.parameters_of(plan, options),
         database=database,
         tables=[
-            comparison.throughput_table(turns, f"{plan.batch} events a request, {plan.connections} connections"),
+            comparison.throughput_table(turns, comparison.title_of(plan)),
             comparison.ratio_table(turns, [Ratio(_name(count), _name(1)) for count in WORKERS[1:]]),
         ],
         plots=comparison.throughput_plots(turns),

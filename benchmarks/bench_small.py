@@ -12,7 +12,6 @@ from benchmarks import comparison, facts, jobs, postgres, programs, rounds
 from benchmarks.bodies import Bodies
 from benchmarks.comparison import COSTS, METHOD, OURS, STACKS, Ratio
 from benchmarks.results import Findings
-from benchmarks.rounds import Plan
 from benchmarks.targets import Nowhere, Program
 
 TINY = {"batch": 10, "connections": 4, "rounds": 1, "events": 1000}
@@ -28,14 +27,13 @@ IDLE = "ours, the writer idle"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `small`."""
     comparison.add_arguments(parser)
-    parser.add_argument("--batch", type=comparison.at_least_one, metavar="N", help="events a request (default: 10)")
-    parser.add_argument("--connections", type=comparison.at_least_one, metavar="N", help="(default: 32)")
+    comparison.add_plan_arguments(parser, batch=FULL["batch"], connections=FULL["connections"])
 
 
 def run(options: argparse.Namespace) -> Findings:
     """Compares. Raises BenchmarkError or errors.IngestError where it can't be done."""
     comparison.set_defaults(options, **(TINY if options.tiny else FULL))
-    plan = Plan(options.batch, options.connections, requests=-(-options.events // options.batch))
+    plan = comparison.plan_of(options)
     with ExitStack() as stack:
         server = stack.enter_context(programs.database_server(options.db_url))
         url = stack.enter_context(programs.scratch_database(server))
@@ -59,16 +57,12 @@ def run(options: argparse.Namespace) -> Findings:
         database = facts.database(url.reveal())
     return Findings(
         parameters={
-            "batch": plan.batch,
-            "connections": plan.connections,
-            "rounds": options.rounds,
-            "events of a turn": plan.requests * plan.batch,
-            "of them for the documents' stack, values()": plan.requests_of(VALUES_SHARE) * plan.batch,
-            "of them for the documents' stack, executemany": plan.requests_of(EXECUTEMANY_SHARE) * plan.batch,
+            **comparison.parameters_of(plan, options),
+            **comparison.stack_parameters(plan, VALUES_SHARE, EXECUTEMANY_SHARE),
         },
         database=database,
         tables=[
-            comparison.throughput_table(turns, f"{plan.batch} events a request, {plan.connections} connections"),
+            comparison.throughput_table(turns, comparison.title_of(plan)),
             comparison.ratio_table(turns, [*(Ratio(OURS, name) for name in STACKS.values()), Ratio(OURS, IDLE)]),
         ],
         plots=comparison.throughput_plots(turns),

@@ -4,13 +4,14 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
+from typing import Any
 
 from msgspec import Struct
 
 from benchmarks import documents_stack, postgres, programs
 from benchmarks.documents_stack import Insert
 from benchmarks.results import Axis, Check, Column, Plot, Scalar, Series, Table
-from benchmarks.rounds import Turn
+from benchmarks.rounds import Plan, Turn
 from benchmarks.targets import Program, Tables
 from ingest.settings import DatabaseUrl
 
@@ -47,6 +48,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     programs.add_database_option(parser)
     parser.add_argument("--rounds", type=at_least_one, metavar="N", help="(default: 7)")
     parser.add_argument("--events", type=at_least_one, metavar="N", help="of a turn, about (default: a few seconds' worth)")
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser, *, batch: int, connections: int) -> None:
+    """Adds the options that `plan_of` reads; their defaults are told here, and set by `set_defaults`."""
+    parser.add_argument("--batch", type=at_least_one, metavar="N", help=f"events a request (default: {batch})")
+    parser.add_argument("--connections", type=at_least_one, metavar="N", help=f"(default: {connections})")
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """As many requests as hold `events` of the options."""
+    return Plan(options.batch, options.connections, requests=-(-options.events // options.batch))
+
+
+def title_of(plan: Plan) -> str:
+    """What a turn is, in a few words."""
+    return f"{plan.batch} events a request, {plan.connections} connections"
+
+
+def parameters_of(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
+    """What every comparison tells of its options."""
+    return {
+        "batch": plan.batch,
+        "connections": plan.connections,
+        "rounds": options.rounds,
+        "events of a turn": plan.requests * plan.batch,
+    }
+
+
+def stack_parameters(plan: Plan, values_share: float, executemany_share: float) -> dict[str, Any]:
+    """How many events of a turn the documents' stack is sent."""
+    return {
+        "of them for the documents' stack, values()": plan.requests_of(values_share) * plan.batch,
+        "of them for the documents' stack, executemany": plan.requests_of(executemany_share) * plan.batch,
+    }
 
 
 def set_defaults(options: argparse.Namespace, **defaults: int) -> None:
