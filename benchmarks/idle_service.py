@@ -23,7 +23,7 @@ class IdleWriter(BatchWriter):
         group: Sequence[Rows],
         *,
         strict: bool,  # noqa: ARG002
-    ) -> Sequence[Stored | Exception]:
+    ) -> Sequence[Stored]:
         return [Stored({}) for _ in group]
 
 

@@ -21,6 +21,7 @@ IngestError
 │   ├── Draining
 │   ├── QueueFull
 │   ├── DatabaseAway
+│   ├── DatabaseBusy
 │   ├── DecoderGone
 │   └── NotReady
 └── ClientGone              the client hung up before its request was whole
@@ -161,6 +162,12 @@ class DatabaseAway(Unavailable):
     """The database does not answer, or went away in the middle."""
 
     code = "database_unavailable"
+
+
+class DatabaseBusy(Unavailable):
+    """Another transaction holds what this one needs, and did not end in time."""
+
+    code = "database_busy"
 
 
 class DecoderGone(Unavailable):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ingest.events import USAGE_EVENTS, Stream, UsageEvent
-from ingest.flow.batch import Stored
+from ingest.flow.batch import StoreApart, Stored
 from ingest.settings import DatabaseUrl
 from ingest.store import rows
 from ingest.store.writer import BatchWriter
@@ -13,22 +13,17 @@ from tests import samples, servers
 
 
 async def store(writer: BatchWriter, stream: Stream, items: Sequence[Any], *, strict: bool = False) -> Stored:
-    """One batch, in a group by itself. Raises what is given in place of an outcome."""
-    [result] = await writer.store_group(stream, [rows.encode(stream, items)], strict=strict)
-    if isinstance(result, Exception):
-        raise result
-    return result
+    """One batch, in a group by itself."""
+    [stored] = await writer.store_group(stream, [rows.encode(stream, items)], strict=strict)
+    return stored
 
 
 async def store_group(writer: BatchWriter, stream: Stream, batches: Sequence[Sequence[Any]]) -> list[Stored]:
-    """Several batches in one group: what became of each. Raises what is given in place of an outcome."""
-    group = [rows.encode(stream, items) for items in batches]
-    stored: list[Stored] = []
-    for result in await writer.store_group(stream, group, strict=False):
-        if isinstance(result, Exception):
-            raise result
-        stored.append(result)
-    return stored
+    """Several batches in one group, or apart if need be: what became of each."""
+    try:
+        return list(await writer.store_group(stream, [rows.encode(stream, items) for items in batches], strict=False))
+    except StoreApart:
+        return [await store(writer, stream, items) for items in batches]
 
 
 async def make_cautious(writer: BatchWriter) -> None:

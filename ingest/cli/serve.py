@@ -21,6 +21,7 @@ from ingest.settings import DatabaseUrl, Settings
 from ingest.store import migrate, policies
 from ingest.store.embedded import Embedded
 
+BACKLOG_CONNECTIONS = 2048
 EMBEDDED_LOOK_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
@@ -91,12 +92,14 @@ async def _keep_alive(server: Embedded | None) -> None:
 
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A bound socket, so that a port that is taken is found before anything is started."""
+    """A socket that listens, so that a port that is taken is found before anything is started. Who connects until then,
+    waits."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen(BACKLOG_CONNECTIONS)  # two programs may bind, one may listen
         except OSError as error:
             raise errors.PortTaken(
                 f"Can't listen on {host}:{port}: {error.strerror}. Choose another --port or --host."

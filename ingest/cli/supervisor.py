@@ -28,6 +28,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from asyncio.subprocess import Process
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -36,13 +37,16 @@ from ingest import errors
 from ingest.cli import channel
 from ingest.cli.channel import Closed, Draining, Orders, Ready, Refused, Report, Taken
 
-BACKLOG_CONNECTIONS = 2048
 RESTART_SECONDS_MIN = 0.5
 RESTART_SECONDS_MAX = 30.0
 STEADY_SECONDS = 60.0
 """A worker that lived as long is started again without a grudge: after RESTART_SECONDS_MIN."""
 ALL_BUSY_SECONDS = 0.01
 OUT_OF_DESCRIPTORS_SECONDS = 1.0
+SLOW_SECONDS = 1.0
+"""A worker that has not taken a connection for so long gets no more, while there are others."""
+HUNG_SECONDS_MAX = 30.0
+"""One that has not for so long will not: its event loop hangs, or somebody stopped it. It is killed, and another started."""
 
 EXIT_KILLED = 1
 """The stop took too long, and a worker had to be killed."""
@@ -51,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Runs one worker for each of the orders, on the connections of a bound socket, until SIGINT or SIGTERM.
+    """Runs one worker for each of the orders, on the connections of a socket that listens, until SIGINT or SIGTERM.
 
     greet: called once, when all workers serve, with what the last one says of its database.
     """
@@ -60,10 +64,9 @@ class Supervisor:
         self._listener = listener
         self._orders = orders
         self._greet = greet
-        self._has_greeted = False
         self._stop_seconds_max = orders[0].settings.shutdown_seconds + channel.STOP_SPARE_SECONDS
         self._workers: dict[int, _Worker] = {}
-        self._one_is_ready = asyncio.Event()
+        self._all_were_ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._connections = 0
         self._handing: set[asyncio.Task[None]] = set()
@@ -74,13 +77,14 @@ class Supervisor:
         with self._signals():
             keepers = [asyncio.create_task(self._keep(orders), name=f"worker-{orders.number}") for orders in self._orders]
             distributor = asyncio.create_task(self._distribute(), name="distributor")
+            watch = asyncio.create_task(self._watch(), name="watch")
             stopped = asyncio.create_task(self._stopping.wait(), name="stopped")
             try:
                 await asyncio.wait([stopped, distributor, *keepers], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 if not self._stopping.is_set():
                     self._tell(signal.SIGTERM)
-                others = (stopped, distributor, *self._handing)
+                others = (stopped, distributor, watch, *self._handing)
                 for task in others:
                     task.cancel()
                 await asyncio.wait(others)
@@ -166,7 +170,7 @@ class Supervisor:
             status = await worker.ended()
         finally:
             del self._workers[worker.number]
-        is_starting = not self._has_greeted and not self._stopping.is_set()
+        is_starting = not self._all_were_ready.is_set() and not self._stopping.is_set()
         if refusal is not None:
             if is_starting:
                 raise errors.SetupError(refusal)
@@ -178,17 +182,15 @@ class Supervisor:
 
     def _welcome(self, worker: "_Worker", database: str) -> None:
         worker.is_ready = True
-        self._one_is_ready.set()
-        if self._has_greeted:
+        if self._all_were_ready.is_set():
             logger.info("Worker %s serves.", worker)
         elif sum(other.is_ready for other in self._workers.values()) == len(self._orders):
-            self._has_greeted = True
+            self._all_were_ready.set()
             self._greet(database)
 
     async def _distribute(self) -> None:
         """Takes connections and hands each to a worker. While there is none, they wait in the kernel's queue."""
-        await self._one_is_ready.wait()
-        self._listener.listen(BACKLOG_CONNECTIONS)
+        await self._all_were_ready.wait()  # else the first of them would get all who wait
         self._listener.setblocking(False)
         loop = asyncio.get_running_loop()
         while True:
@@ -201,6 +203,15 @@ class Supervisor:
                 await asyncio.sleep(OUT_OF_DESCRIPTORS_SECONDS)
                 continue
             await self._hand_over(connection)
+
+    async def _watch(self) -> None:
+        """Kills workers that hang."""
+        while True:
+            await asyncio.sleep(SLOW_SECONDS)
+            for worker in self._workers.values():
+                if worker.keeps_waiting_seconds() > HUNG_SECONDS_MAX:
+                    logger.error("Worker %s took no connection for %d s, and is killed.", worker, HUNG_SECONDS_MAX)
+                    worker.signal(signal.SIGKILL)
 
     def _hand_on(self, worker: "_Worker") -> None:
         """Gives to others what this worker was given and has not taken: nobody has read from it."""
@@ -224,7 +235,8 @@ class Supervisor:
     def _handed(self, connection: socket.socket) -> bool:
         ready = [worker for worker in self._workers.values() if worker.is_ready]
         # Of those with equally many, the one that has waited longest.
-        for worker in sorted(ready, key=lambda worker: (worker.connections, worker.last_handed)):
+        by_load = sorted(ready, key=lambda worker: (worker.connections, worker.last_handed))
+        for worker in sorted(by_load, key=lambda worker: worker.keeps_waiting_seconds() > SLOW_SECONDS):
             try:
                 worker.hand(connection)
             except OSError:  # it is dying, or so busy that the channel is full
@@ -243,7 +255,7 @@ class _Worker:
         self.is_ready = False
         self.connections = 0
         self.last_handed = 0
-        self._untaken: deque[socket.socket] = deque()
+        self._untaken: deque[tuple[socket.socket, float]] = deque()
         self._process = process
         self._channel = ours
 
@@ -286,16 +298,20 @@ class _Worker:
     def hand(self, connection: socket.socket) -> None:
         """Gives it a connection, which is closed here when it has taken it. Raises OSError if none can be given now."""
         channel.send_connection(self._channel, connection)
-        self._untaken.append(connection)
+        self._untaken.append((connection, time.monotonic()))
         self.connections += 1
 
     def take(self) -> None:
         """It took the connection that has waited longest."""
-        self._untaken.popleft().close()
+        self._untaken.popleft()[0].close()
+
+    def keeps_waiting_seconds(self) -> float:
+        """How long the connection that has waited longest waits to be taken."""
+        return time.monotonic() - self._untaken[0][1] if self._untaken else 0.0
 
     def untaken(self) -> list[socket.socket]:
         """The connections that it has not taken, and is not to take any more."""
-        left = list(self._untaken)
+        left = [connection for connection, _ in self._untaken]
         self._untaken.clear()
         self.connections -= len(left)
         return left

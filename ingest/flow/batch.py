@@ -64,6 +64,10 @@ class Stored(Struct, frozen=True):
     """False where all or nothing was asked for and one item was rejected: nothing of the batch is stored."""
 
 
+class StoreApart(Exception):
+    """A group can't be stored because of one of its batches; nothing of it is. By themselves, the others may be stored."""
+
+
 class Readiness(Protocol):
     """What a store knows of itself, without asking anybody."""
 
@@ -95,13 +99,12 @@ class BatchStore(Readiness, Protocol):
 class GroupStore(Readiness, Protocol):
     """Stores several batches in one transaction."""
 
-    async def store_group(self, stream: Stream, group: Sequence[Rows], *, strict: bool) -> Sequence[Stored | Exception]:
+    async def store_group(self, stream: Stream, group: Sequence[Rows], *, strict: bool) -> Sequence[Stored]:
         """Stores the batches of a group and returns when they are on disk: what became of each, in their order.
-
-        An exception in place of an outcome says that nothing of that batch is stored, and why.
 
         With `strict`, which a group of one may ask for, a row that would be rejected keeps all of them out.
 
-        Raises errors.Unavailable if nothing of all the group could be stored.
+        Raises StoreApart if that is to be tried with each batch by itself, which a group of one never is; errors.Unavailable
+        if nothing could be stored, now.
         """
         ...

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from ingest import errors
 from ingest.events import Stream
-from ingest.flow.batch import GroupStore, Rows, Stored
+from ingest.flow.batch import GroupStore, Rows, StoreApart, Stored
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,11 @@ class _Waiting(Struct, eq=False):
     stream: Stream
     rows: Rows
     strict: bool
+    is_apart: bool
+    """Goes alone: it asked for all or nothing, or was in a group that could not be stored together."""
     stored: "asyncio.Future[Stored]"
     patience: asyncio.TimerHandle | None = None
-    is_queued: bool = True
+    is_queued: bool = False
 
 
 class GroupCommit:
@@ -97,11 +99,9 @@ class GroupCommit:
                 f"{self._queued_rows_max}."
             )
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(stream, rows, strict, loop.create_future())
-        waiting.patience = loop.call_later(self._queue_timeout_seconds, self._give_up, waiting)
+        waiting = _Waiting(stream, rows, strict, strict, loop.create_future())
         self._queue.append(waiting)
-        self._queued_rows += len(rows)
-        self._queued_bytes += len(rows.fields)
+        self._note(waiting)
         if self._queued_rows >= min(self._writing_rows, FURTHER_WRITER_ROWS):
             self._start_writer()
         elif self._impatience is None:
@@ -150,7 +150,7 @@ class GroupCommit:
     def _next_group(self) -> list[_Waiting]:
         """The batch that has waited longest and, in their order, those of its stream that fit in one transaction with it.
 
-        One that asked for all or nothing goes alone. One whose client has gone or was sent away is left out.
+        One that is to go apart goes alone. One whose client has gone or was sent away is left out.
         """
         group: list[_Waiting] = []
         passed_over: list[_Waiting] = []
@@ -160,7 +160,7 @@ class GroupCommit:
             if waiting.stored.done():
                 self._forget(waiting)
                 continue
-            if group and (waiting.stream is not group[0].stream or waiting.strict):
+            if group and (waiting.stream is not group[0].stream or waiting.is_apart):
                 passed_over.append(waiting)
                 continue
             rows += len(waiting.rows)
@@ -170,10 +170,17 @@ class GroupCommit:
                 break
             group.append(waiting)
             self._forget(waiting)
-            if waiting.strict:
+            if waiting.is_apart:
                 break
         self._queue.extendleft(reversed(passed_over))
         return group
+
+    def _note(self, waiting: _Waiting) -> None:
+        waiting.is_queued = True
+        self._queued_rows += len(waiting.rows)
+        self._queued_bytes += len(waiting.rows.fields)
+        loop = asyncio.get_running_loop()
+        waiting.patience = loop.call_later(self._queue_timeout_seconds, self._give_up, waiting)
 
     def _forget(self, waiting: _Waiting) -> None:
         waiting.is_queued = False
@@ -185,21 +192,30 @@ class GroupCommit:
     async def _store_group(self, group: Sequence[_Waiting]) -> None:
         """Stores the group and tells each batch its outcome, whatever happens."""
         try:
-            results = await self._store.store_group(
+            results: Sequence[Stored | Exception] = await self._store.store_group(
                 group[0].stream, [waiting.rows for waiting in group], strict=group[0].strict
             )
+        except StoreApart:
+            self._queue_apart(group)
+            return
         except errors.Unavailable as problem:
             results = [problem] * len(group)
         except Exception as mistake:
             if len(group) > 1:  # whoever's fault it is, it shall not be the others'
                 logger.exception("A group of %d batches failed; they are stored apart", len(group))
-                for waiting in group:
-                    await self._store_group([waiting])
+                self._queue_apart(group)
                 return
-            _tell(group[0], mistake)
-            return
+            results = [mistake]
         for waiting, result in zip(group, results, strict=True):
             _tell(waiting, result)
+
+    def _queue_apart(self, group: Sequence[_Waiting]) -> None:
+        """Lets the batches of the group wait again, before all others, for a writer each: none of them holds up another."""
+        for waiting in reversed(group):
+            waiting.is_apart = True
+            self._queue.appendleft(waiting)
+            self._note(waiting)
+        self._start_writer()
 
 
 def _tell(waiting: _Waiting, result: Stored | Exception) -> None:

@@ -46,6 +46,8 @@ WATCH_SECONDS = 1.0
 BOUNDS_SECONDS = 60.0
 PING_TIMEOUT_SECONDS = 2.0
 CLOSE_TIMEOUT_SECONDS = 5.0
+LOCK_SECONDS_MAX = 5.0
+"""How long a writer waits for another transaction; half of DB_TIMEOUT_SECONDS where that is less."""
 
 
 class Database:
@@ -194,7 +196,9 @@ class Database:
             self._probe = None
 
     async def _prepare(self, connection: asyncpg.Connection) -> None:
-        await connection.fetchrow(files.sql("load/session"), str(int(self._timeout_seconds * 1000)))
+        lock_seconds = min(LOCK_SECONDS_MAX, self._timeout_seconds / 2)
+        milliseconds = (str(int(seconds * 1000)) for seconds in (self._timeout_seconds, lock_seconds))
+        await connection.fetchrow(files.sql("load/session"), *milliseconds)
         for stream in STREAMS:
             await connection.execute(files.sql(f"load/{stream.name}.stage"))
 

@@ -11,9 +11,12 @@ import psycopg
 
 from ingest import errors
 
+# lock_timeout passed: a transaction that hangs, or a long one of the DBA's.
+BUSY_STATES = frozenset({"55P03"})
+
 # Nothing is wrong with the batch: the server is going, gone, coming, read-only, out of something, or too slow.
 AWAY_CLASSES = ("08", "53", "58")
-AWAY_STATES = frozenset({"57P01", "57P02", "57P03", "57P05", "57014", "25006", "25P03", "25P04", "55P03"})
+AWAY_STATES = frozenset({"57P01", "57P02", "57P03", "57P05", "57014", "25006", "25P03", "25P04"})
 
 # The server understood and will say the same next time.
 REFUSED_CLASSES = ("28", "3D")
@@ -51,7 +54,7 @@ class RowsRefused(Exception):
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns what asyncpg and psycopg raise into errors.DatabaseAway, errors.DatabaseRefused,
+    """Turns what asyncpg and psycopg raise into errors.DatabaseAway, errors.DatabaseBusy, errors.DatabaseRefused,
     errors.PoolerUnsupported, Transient or RowsRefused.
 
     What is left is a mistake of ours and goes on as it is.
@@ -92,6 +95,8 @@ def _translate(error: Exception, state: str | None, message: str) -> Exception:
         )
     if state[:2] in REFUSED_CLASSES or state in REFUSED_STATES:
         return errors.DatabaseRefused(f"The database refuses us: {first_line}.")
+    if state in BUSY_STATES:
+        return errors.DatabaseBusy(f"Another transaction of the database stands in the way: {first_line}.")
     if state[:2] in AWAY_CLASSES or state in AWAY_STATES:
         return errors.DatabaseAway(f"The database is not available: {first_line}.")
     return error

@@ -227,8 +227,8 @@ def _canonical(text: Raw) -> bytes:
     """The same bytes for the same JSON, whatever the order of its keys, its blanks and the spelling of its text.
 
     Numbers with a fraction or an exponent count as doubles (RFC 8259, section 6). To tell exactly what PostgreSQL's numeric
-    tells, 1 from 1.0 for one, takes 1.5 µs a number, and a body may hold hundreds of thousands. What is past a double counts
-    as it was written.
+    tells, 1 from 1.0 for one, takes 1.5 µs a number, and a body may hold hundreds of thousands. What is too large for a
+    double counts as it was written.
     """
     try:
         return _encode_json(_decode_json(text))

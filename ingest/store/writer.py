@@ -21,7 +21,7 @@ import asyncpg
 
 from ingest import errors, verdict
 from ingest.events import MESSAGE_ARCHIVES, STREAMS, USAGE_EVENTS, Stream
-from ingest.flow.batch import Rows, Stored
+from ingest.flow.batch import Rows, StoreApart, Stored
 from ingest.store import failures, files, rows
 from ingest.store.database import Database
 from ingest.store.editions import Edition
@@ -60,27 +60,21 @@ class BatchWriter:
         """The moment before which events were dropped or forgotten, as of a minute ago; None where none were."""
         return self._database.check_ready().events_from
 
-    async def store_group(self, stream: Stream, group: Sequence[Rows], *, strict: bool) -> Sequence[Stored | Exception]:
+    async def store_group(self, stream: Stream, group: Sequence[Rows], *, strict: bool) -> Sequence[Stored]:
         """Stores the batches in one transaction and returns when they are on disk: what became of each.
 
-        If the server refuses some row for its data, each batch is stored apart, and in the batch that has it the row is
-        found by bisection and left out.
+        If the server refuses some row of a batch that is alone for its data, the row is found by bisection and left out.
 
-        Raises errors.Unavailable if nothing of all the group could be stored, now; it may be given again.
+        Raises StoreApart if the server refuses some row of several batches, or if another transaction holds what one of them
+        needs; errors.Unavailable if nothing could be stored, now, which may be tried again.
         """
         if len(group) == 1:
             return [await self._store_batch(stream, group[0], strict=strict)]
         try:
             stored = await self._attempt(stream, group, range(sum(map(len, group))))
-        except failures.RowsRefused:
-            return [await self._store_apart(stream, batch) for batch in group]
+        except (failures.RowsRefused, errors.DatabaseBusy) as problem:
+            raise StoreApart(str(problem)) from problem
         return list(_shares(stored, group))
-
-    async def _store_apart(self, stream: Stream, batch: Rows) -> Stored | Exception:
-        try:
-            return await self._store_batch(stream, batch)
-        except Exception as problem:  # noqa: BLE001 - it is this batch's; others of the group are on disk already
-            return problem
 
     async def _store_batch(self, stream: Stream, batch: Rows, *, strict: bool = False) -> Stored:
         unstorable: dict[int, Outcome] = {}

@@ -77,11 +77,22 @@ def decode(
 
 
 def decode_whole(
-    stream: Stream, body: bytes | bytearray, media: Media, window: Window, *, items_max: int, strict: bool = False
+    stream: Stream,
+    body: bytes | bytearray,
+    media: Media,
+    window: Window,
+    *,
+    items_max: int,
+    strict: bool = False,
+    extra_bytes_max: int | None = None,
 ) -> Decoded | None:
-    """As `decode`, where that can be done quickly; None where the body must be read item by item."""
+    """As `decode`, where that can be done quickly.
+
+    None where the body must be read item by item, or where the items have more than `extra_bytes_max` in `extra`, which takes
+    longer than all else, here and where it is encoded.
+    """
     whole = _decode_whole(stream, body, media, items_max)
-    if whole is None or not _all_good(stream, whole, window):
+    if whole is None or not _all_good(stream, whole, window, extra_bytes_max):
         return None
     return Decoded(stream=stream, received=len(whole), items=whole, indices=range(len(whole)), strict=strict)
 
@@ -193,12 +204,13 @@ def _decode_lines(stream: Stream, body: bytes | bytearray, items_max: int) -> li
     return [one.decode(line) for line in _split_lines(body, items_max)]
 
 
-def _all_good(stream: Stream, whole: Sequence[Any], window: Window) -> bool:
-    """Whether the rules that the structs can't express hold for all items."""
+def _all_good(stream: Stream, whole: Sequence[Any], window: Window, extra_bytes_max: int | None) -> bool:
+    """Whether the rules that the structs can't express hold for all items, as far as that is to be found out."""
     if stream.item is UsageEvent:
-        return window.holds_all([event.event_time for event in whole]) and storable.all_storable(
-            [bytes(event.extra) for event in whole if event.extra is not NO_JSON]
-        )
+        extras = [bytes(event.extra) for event in whole if event.extra is not NO_JSON]
+        if extra_bytes_max is not None and sum(map(len, extras)) > extra_bytes_max:
+            return False
+        return window.holds_all([event.event_time for event in whole]) and storable.all_storable(extras)
     return window.holds_all([archive.stored_at for archive in whole if archive.stored_at is not None])
 
 

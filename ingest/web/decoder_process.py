@@ -111,7 +111,7 @@ class DecoderProcess:
                 try:
                     async with asyncio.timeout(DECODE_SECONDS_MAX):
                         answer, fields = await self._ask(question, body)
-                except (OSError, EOFError, TimeoutError):
+                except (_Gone, OSError, EOFError, TimeoutError):
                     await self._stop()
                 except BaseException:  # cancelled: what it answers would be taken for the next body's
                     await self._stop()
@@ -129,17 +129,18 @@ class DecoderProcess:
         assert process.stdin is not None
         assert process.stdout is not None
         header = msgspec.msgpack.encode(question)
-        process.stdin.write(len(header).to_bytes(_LENGTH_BYTES) + header)
+        await _write(process.stdin, len(header).to_bytes(_LENGTH_BYTES) + header)
         view = memoryview(body)
         for start in range(0, len(view), PIECE_BYTES):
-            process.stdin.write(bytes(view[start : start + PIECE_BYTES]))
-            await process.stdin.drain()
+            await _write(process.stdin, bytes(view[start : start + PIECE_BYTES]))
         answer_bytes = int.from_bytes(await process.stdout.readexactly(_LENGTH_BYTES))
         answer: _Answer = msgspec.msgpack.decode(await _read(process.stdout, answer_bytes), type=_Answer)
         fields = await _read(process.stdout, answer.fields_bytes) if isinstance(answer, _Rows) else bytearray()
         return answer, fields
 
     async def _running(self) -> asyncio.subprocess.Process:
+        if self._process is not None and self._process.returncode is not None:
+            await self._stop()  # it was killed while it had nothing to do
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
                 # -P, so that a folder `ingest` where we happen to stand is not taken for the package.
@@ -160,6 +161,18 @@ class DecoderProcess:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+class _Gone(Exception):
+    """The process ended; the event loop knows, and this program not yet."""
+
+
+async def _write(stream: asyncio.StreamWriter, piece: bytes) -> None:
+    try:
+        stream.write(piece)
+    except RuntimeError as error:  # what uvloop raises where its pipe is closed already
+        raise _Gone from error
+    await stream.drain()
 
 
 async def _read(stream: asyncio.StreamReader, size: int) -> bytearray:
@@ -227,15 +240,19 @@ def _answer_to(question: _Question, body: bytearray, encode: Encode) -> tuple[_A
 def _serve(source: BufferedReader, sink: BinaryIO, encode: Encode) -> None:
     """Answers until the input ends."""
     while len(length := source.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
-        question = msgspec.msgpack.decode(source.read(int.from_bytes(length)), type=_Question)
-        body = bytearray(question.body_bytes)
-        if source.readinto(body) < len(body):
-            return
-        answer, fields = _answer_to(question, body, encode)
-        header = msgspec.msgpack.encode(answer)
-        sink.write(len(header).to_bytes(_LENGTH_BYTES) + header)
-        sink.write(fields)
-        sink.flush()
+        _serve_one(int.from_bytes(length), source, sink, encode)  # which leaves nothing of it in memory
+
+
+def _serve_one(header_bytes: int, source: BufferedReader, sink: BinaryIO, encode: Encode) -> None:
+    question = msgspec.msgpack.decode(source.read(header_bytes), type=_Question)
+    body = bytearray(question.body_bytes)
+    if source.readinto(body) < len(body):
+        return
+    answer, fields = _answer_to(question, body, encode)
+    header = msgspec.msgpack.encode(answer)
+    sink.write(len(header).to_bytes(_LENGTH_BYTES) + header)
+    sink.write(fields)
+    sink.flush()
 
 
 def _main(encode: str) -> None:

@@ -4,11 +4,13 @@ import asyncio
 
 from ingest.events import Stream, Window
 from ingest.flow.batch import Batch, Encode
-from ingest.web.decode import Media, decode, decode_whole
+from ingest.web.decode import Decoded, Media, decode, decode_whole
 from ingest.web.decoder_process import DecoderProcess
 
 # In the event loop: a batch of 1000 usual events has 350 KB and takes 5 ms, of which encoding takes the half.
 WHOLE_BYTES_MAX = 512 * 1024
+# Of a batch of that size with nothing but numbers in `extra`, these take 100 ms to look at and to encode.
+EXTRA_BYTES_MAX = 128 * 1024
 # The same batch, item by item because of one that is bad, takes 15 ms; what is made to be slow takes more.
 ITEMS_BYTES_MAX = 64 * 1024
 # What takes long enough that others have their turn first.
@@ -39,10 +41,17 @@ class Decoding:
         if len(body) <= YIELD_BYTES:
             return decode(stream, body, media, window, items_max=self._items_max, strict=strict).encoded(self._encode)
         if len(body) <= WHOLE_BYTES_MAX:
-            read = decode if len(body) <= ITEMS_BYTES_MAX else decode_whole
             async with self._turn:
                 await asyncio.sleep(0)
-                decoded = read(stream, body, media, window, items_max=self._items_max, strict=strict)
+                if len(body) <= ITEMS_BYTES_MAX:
+                    decoded: Decoded | None = decode(stream, body, media, window, items_max=self._items_max, strict=strict)
+                else:
+                    decoded = decode_whole(
+                        *(stream, body, media, window),
+                        items_max=self._items_max,
+                        strict=strict,
+                        extra_bytes_max=EXTRA_BYTES_MAX,
+                    )
             if decoded is not None:
                 async with self._turn:
                     await asyncio.sleep(0)

@@ -1,5 +1,6 @@
 """The two bulk endpoints: a request's bytes to a batch, the batch's verdict to an answer."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from http import HTTPStatus
@@ -51,6 +52,9 @@ class BulkEndpoint:
             answer = await self._answer(request)
         except errors.IngestError as error:
             await _refuse(request, problems.problem_of(error), send)
+        except asyncio.CancelledError:  # SHUTDOWN_SECONDS are over, and the server waits no longer
+            away = errors.Draining("The service stops. Send this batch again: whatever became of it, it is stored once.")
+            await problems.problem_of(away)(scope, receive, send)
         else:
             await answer(scope, receive, send)
 

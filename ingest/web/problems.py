@@ -34,6 +34,8 @@ STATUS: dict[type[errors.IngestError], HTTPStatus] = {
 # Details that name hosts, users or files of the installation stay in its log.
 _DETAILS_KEPT_BACK: dict[type[errors.IngestError], str] = {
     errors.DatabaseAway: "The database is not available. Send this batch again: whatever became of it, it is stored once.",
+    errors.DatabaseBusy: "Another transaction of the database holds what this batch needs. Nothing of it is stored; send it "
+    "again.",
     errors.NotReady: "The service is not ready yet. Nothing of this batch is stored; send it again.",
     errors.SetupError: "The service can't use its database as it is set up. Nothing of this batch is stored; send it again.",
 }

@@ -40,7 +40,7 @@ JSON_SEPARATORS_MAX = 500_000
 # An exponent of four digits on what may be a number and is no part of a word, or a thousand digits in a row: past what we
 # promise, and well within what numeric holds (131072 digits before the point, 16383 after it).
 DIGITS_MAX = 999
-_LONG_EXPONENT = re.compile(rb"[:\[,\s]-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]{4}")
+_LONG_EXPONENT = re.compile(rb"[:\[,\s]-?[0-9]++(?:\.[0-9]++)?+[eE][-+]?[0-9]{4}")
 _LONG_DIGITS = re.compile(rb"(?<![0-9])[0-9]{1000}")  # tried once a run of digits
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)  # possessive: no way back is kept for a string of 60 MiB
 

@@ -2,10 +2,13 @@
 -- a pooler such as PgBouncer refuses parameters that it doesn't know.
 --
 -- $1 text: statement_timeout in milliseconds. The driver gives up at the same time, but only the server frees the locks.
+-- $2 text: lock_timeout in milliseconds. A group that has to wait longer for another transaction, one that hangs with an id
+--          that it claimed, is rolled back, and each of its batches is stored apart: only those that need the lock fail.
 --
 -- synchronous_commit: what an answer calls accepted is on disk, whatever the server's default is.
 -- timezone:           bounds and times are written in UTC.
 SELECT set_config('synchronous_commit', 'on', false),
        set_config('timezone', 'UTC', false),
        set_config('statement_timeout', $1, false),
+       set_config('lock_timeout', $2, false),
        set_config('idle_in_transaction_session_timeout', $1, false)

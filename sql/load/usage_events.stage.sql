@@ -1,8 +1,8 @@
 -- The staging table for usage events: one a connection, made when the connection is opened, emptied by every commit. A
 -- temporary table a batch would bloat the catalog.
 --
--- ord:         the row's place in the batch, from 0.
--- is_repeat:   an earlier row of this batch has the same event_id; the first one counts. Without the mark the same id twice
+-- ord:         the row's place in the group of batches, from 0.
+-- is_repeat:   an earlier row of the group has the same event_id; the first one counts. Without the mark the same id twice
 --              would multiply in the join of usage_events.load.sql.
 -- fingerprint: over everything the client sent, made by the service (ingest/store/rows.py).
 CREATE TEMPORARY TABLE IF NOT EXISTS staged_usage_events (

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -37,6 +38,26 @@ def test_a_signal_stops_the_service_cleanly(service: RunningService, number: sig
 
     assert service.stop(number) == 0
     assert "Traceback" not in service.log.read_text()
+
+
+def test_what_is_not_stored_when_the_time_to_stop_is_over_is_to_be_sent_again(
+    writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    with (
+        started({"DB_URL": writer_url.reveal(), "SHUTDOWN_SECONDS": "1"}) as service,
+        servers.connected(database_url) as dba,
+        ThreadPoolExecutor() as pool,
+    ):
+        dba.execute("LOCK TABLE analytics.usage_events IN SHARE MODE")
+        asked = pool.submit(service.post, [wire_event()])
+        time.sleep(1)
+
+        assert service.stop() == 0
+
+        answer = asked.result()
+        dba.rollback()
+        assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+        assert "Traceback" not in service.log.read_text()
 
 
 def test_a_schema_that_is_behind_is_not_ready_until_it_is_migrated(empty_database: DatabaseUrl, roles: servers.Roles) -> None:

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from ingest.cli import supervisor
 from ingest.settings import DatabaseUrl
 from tests import servers
 from tests.samples import wire_event
@@ -121,6 +122,22 @@ def test_a_connection_that_a_dead_worker_had_not_taken_is_given_to_another(servi
         idle.kill()
 
         assert next_connection.getresponse().status == 200
+
+
+def test_a_worker_that_takes_no_connection_gets_no_more(service: RunningService) -> None:
+    stopped, _ = _workers(service)
+    stopped.suspend()
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(_connection(service)) for _ in range(2)]
+        for connection in waiting:  # one for each worker
+            connection.request("GET", "/livez")
+        time.sleep(supervisor.SLOW_SECONDS + 0.5)
+
+        for _ in range(4):
+            assert _ask(stack.enter_context(_connection(service))).status == 200
+
+        stopped.resume()
+        assert [connection.getresponse().status for connection in waiting] == [200, 200]
 
 
 def test_connections_wait_while_no_worker_is_there(service: RunningService) -> None:

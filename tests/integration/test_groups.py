@@ -18,6 +18,7 @@ from ingest.events import MESSAGE_ARCHIVES, USAGE_EVENTS, UsageEvent
 from ingest.flow.batch import Stored
 from ingest.flow.group_commit import GroupCommit
 from ingest.settings import DatabaseUrl
+from ingest.store import database as databases
 from ingest.store import rows
 from ingest.store import writer as writing
 from ingest.store.database import Database
@@ -369,6 +370,30 @@ async def test_groups_of_many_clients_store_each_event_once(
     count = "SELECT count(*), count(DISTINCT event_id) FROM analytics.message_archives"
     assert servers.query(database_url, count) == [(len(sent), len(sent))]
     assert commit.queued_rows == 0
+
+
+async def test_an_id_that_another_transaction_holds_for_long_holds_up_no_other_batch(
+    writer: BatchWriter, database_url: DatabaseUrl, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "LOCK_SECONDS_MAX", 0.5)
+    commit = GroupCommit(writer, writers_max=4, queued_rows_max=100_000, queued_bytes_max=10**9, queue_timeout_seconds=60)
+    held, *others = ([event(event_time=now)] for _ in range(4))
+
+    async def send(batch: Sequence[UsageEvent]) -> Stored:
+        return await commit.store(USAGE_EVENTS, rows.encode(USAGE_EVENTS, batch), strict=False)
+
+    with servers.connected(database_url) as other:
+        other.execute(
+            "INSERT INTO analytics.usage_event_ids (event_id, event_time, fingerprint) VALUES (%s, %s, 1)",
+            (held[0].event_id, now),
+        )
+        results = await asyncio.gather(*(send(batch) for batch in [held, *others]), return_exceptions=True)
+        other.rollback()
+
+    assert isinstance(results[0], errors.DatabaseBusy)
+    assert results[1:] == [Stored({})] * 3
+    assert servers.query(database_url, COUNT) == [(3, 3)]
+    assert await send(held) == Stored({})  # and the database does not count as gone
 
 
 async def test_hours_that_a_group_wrote_to_are_noted_for_the_rollups(

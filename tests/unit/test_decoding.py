@@ -185,6 +185,18 @@ async def test_a_body_that_is_given_up_leaves_nothing_for_the_next(process: Deco
     assert same(await ask(process, body), here(body))
 
 
+async def test_a_process_that_is_killed_while_it_has_nothing_to_do_costs_nothing(process: DecoderProcess) -> None:
+    body = msgspec.json.encode(events(3))
+    for seconds in (0.2, 0.0):  # so that the event loop knows; and so soon that it can't
+        await ask(process, body)
+        [child] = children()
+        child.kill()
+        child.wait()
+        await asyncio.sleep(seconds)
+
+        assert same(await ask(process, body), here(body))
+
+
 async def test_a_closed_process_is_gone() -> None:
     process = DecoderProcess(ENCODE_AT)
     await ask(process, msgspec.json.encode(events(1)))
@@ -202,9 +214,10 @@ async def test_a_closed_process_is_gone() -> None:
         (events(5, region="eu"), False),
         (events(3, prompt="x" * 100_000), False),
         (events(3, prompt="x" * 100_000, region="eu"), True),
+        (events(3, extra={"a": [1] * 50_000}), True),
         (events(6, prompt="x" * 100_000), True),
     ],
-    ids=["small", "small, item by item", "middling", "middling, item by item", "large"],
+    ids=["small", "small, item by item", "middling", "middling, item by item", "middling, much in extra", "large"],
 )
 async def test_only_what_takes_long_goes_to_the_process(items: list[dict[str, object]], beside: bool) -> None:
     decoder = Decoding(rows.encode, ENCODE_AT, items_max=ITEMS_MAX)

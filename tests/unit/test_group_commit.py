@@ -14,15 +14,13 @@ from hypothesis import strategies as st
 from ingest import errors
 from ingest.events import MESSAGE_ARCHIVES, USAGE_EVENTS, Stream
 from ingest.flow import group_commit
-from ingest.flow.batch import Rows, Stored
+from ingest.flow.batch import Rows, StoreApart, Stored
 from ingest.flow.group_commit import GroupCommit
 from ingest.store import rows
 from ingest.verdict import Outcome
 from tests import samples
 
 EVENTS_FROM = datetime(2025, 1, 1, tzinfo=UTC)
-
-Result = Stored | errors.Unavailable
 
 
 def batch(number: int, count: int = 1, prompt: str | None = None) -> Rows:
@@ -48,7 +46,7 @@ class Call:
         self.group = list(group)
         self.numbers = [number_of(batch) for batch in group]
         self.strict = strict
-        self.result: asyncio.Future[Sequence[Result]] = asyncio.get_running_loop().create_future()
+        self.result: asyncio.Future[Sequence[Stored]] = asyncio.get_running_loop().create_future()
 
     def succeed(self) -> None:
         self.result.set_result([stored(number) for number in self.numbers])
@@ -80,7 +78,7 @@ class FakeStore:
     def events_from(self) -> datetime | None:
         return EVENTS_FROM
 
-    async def store_group(self, stream: Stream, group: Sequence[Rows], *, strict: bool) -> Sequence[Result]:
+    async def store_group(self, stream: Stream, group: Sequence[Rows], *, strict: bool) -> Sequence[Stored]:
         call = Call(stream, group, strict)
         self.calls.append(call)
         return await call.result
@@ -527,13 +525,47 @@ async def test_a_group_that_could_not_be_stored_is_unavailable_to_all(commit: Gr
     assert await asyncio.gather(*waiting) == [stored(4)]
 
 
-async def test_an_outcome_that_is_an_error_is_the_batch_s_alone(commit: GroupCommit, store: FakeStore) -> None:
-    first, second, third = await waiting_together(commit, store, 1, 2, 3)
-    store.in_work[0].result.set_result([stored(1), errors.DatabaseAway("not this one"), stored(3)])
+async def test_a_group_that_is_to_be_stored_apart_takes_none_of_its_batches_with_it(store: FakeStore) -> None:
+    """Not by failing, and not by taking long: each has a writer of its own, and goes before all others."""
+    commit = commit_on(store, writers_max=2)
+    asked = [ask(commit, batch(1, count=500)), ask(commit, batch(2)), ask(commit, batch(3))]
+    await settle()
+    waiting = [ask(commit, batch(4, count=200))]
+    await settle()
+    assert store.numbers == [[1, 2, 3], [4]]
+    store.in_work[1].succeed()
+    store.in_work[0].fail(StoreApart("one of them"))
+    await settle()
+    waiting += await ask_each(commit, 5)
+    assert store.numbers[2:] == [[1], [2]]
+    assert commit.queued_rows == 2  # of the third batch and the fifth
 
-    assert [await first, await third] == [stored(1), stored(3)]
-    with pytest.raises(errors.DatabaseAway, match="not this one"):
-        await second
+    store.in_work[1].fail(errors.DatabaseBusy("it was the second"))
+    await settle()
+    assert store.numbers[4:] == [[3]]
+    store.in_work[1].succeed()
+    await settle()
+    assert store.numbers[5:] == [[5]]
+    store.in_work[1].succeed()
+
+    assert [await asked[2], *await asyncio.gather(*waiting)] == [stored(3), stored(4), stored(5)]
+    with pytest.raises(errors.DatabaseBusy, match="it was the second"):
+        await asked[1]
+    assert not asked[0].done()
+    store.in_work[0].succeed()
+    assert await asked[0] == stored(1)
+    assert commit.queued_rows == 0
+
+
+async def test_who_goes_before_his_batch_is_stored_apart_is_not_stored(commit: GroupCommit, store: FakeStore) -> None:
+    first, second = await waiting_together(commit, store, 1, 2)
+    store.in_work[0].fail(StoreApart("one of them"))
+    await settle()
+    second.cancel()
+    await succeed_all(store)
+
+    assert await first == stored(1)
+    assert store.numbers == [[0], [1, 2], [1]]
 
 
 async def test_a_group_that_fails_for_no_known_reason_is_stored_apart(
@@ -571,8 +603,8 @@ async def test_a_lone_batch_that_fails_for_no_known_reason_fails_alone(commit: G
 
 # --- all of it at random ----------------------------------------------------------------------------------------------
 
-FATES = ["stored", "stored", "stored", "away", "poison"]
-"""What becomes of a batch: stored; not now; or, whatever group it is in, an exception that nobody foresaw."""
+FATES = ["stored", "stored", "stored", "stored", "away", "poison"]
+"""What becomes of a batch: stored; not now; or an exception that nobody foresaw. The last two befall its whole group."""
 
 requests = st.tuples(
     st.sampled_from([USAGE_EVENTS, MESSAGE_ARCHIVES]),
@@ -600,7 +632,7 @@ class Trial:
         self.commit = commit_on(self.store, writers_max=writers_max, queued_rows_max=20)
         self.tasks: dict[int, asyncio.Task[Stored]] = {}
         self.asked: dict[int, tuple[Stream, int, bool, str]] = {}
-        self.told: dict[int, Result | RuntimeError] = {}
+        self.told: dict[int, Stored | Exception] = {}
 
     def ask(self, request: tuple[Stream, int, bool, str]) -> None:
         number = len(self.tasks)
@@ -618,15 +650,13 @@ class Trial:
             self._fail(call, RuntimeError(f"poison among {call.numbers}"))
         elif is_away:
             self._fail(call, errors.DatabaseAway(f"all of {call.numbers}"))
+        elif "away" in fates:
+            self._fail(call, StoreApart("one of them") if len(fates) > 1 else errors.DatabaseBusy(f"only {call.numbers}"))
         else:
-            results = [
-                errors.DatabaseAway(f"only {number}") if fate == "away" else stored(number)
-                for number, fate in zip(call.numbers, fates, strict=True)
-            ]
-            self.told.update(zip(call.numbers, results, strict=True))
-            call.result.set_result(results)
+            self.told.update((number, stored(number)) for number in call.numbers)
+            call.succeed()
 
-    def _fail(self, call: Call, problem: errors.Unavailable | RuntimeError) -> None:
+    def _fail(self, call: Call, problem: Exception) -> None:
         self.told.update(dict.fromkeys(call.numbers, problem))
         call.fail(problem)
 
@@ -662,7 +692,7 @@ class Trial:
                 assert problem is self.told[number]
                 assert f"[{number}]" in str(problem) or not isinstance(problem, RuntimeError)  # his own poison, nobody's else
             else:
-                assert task.result() is self.told[number]
+                assert task.result() == self.told[number]
         assert self.commit.queued_rows == 0
 
 
