@@ -109,7 +109,7 @@ class GroupCommit:
         try:
             return await waiting.stored
         finally:
-            self._leave(waiting)  # if it still waits: it was given up, or its client has gone
+            self._leave(waiting)  # if it still waits: it was given up, or cancelled
 
     def _leave(self, waiting: _Waiting) -> None:
         if waiting.is_queued:
@@ -150,7 +150,7 @@ class GroupCommit:
     def _next_group(self) -> list[_Waiting]:
         """The batch that has waited longest and, in their order, those of its stream that fit in one transaction with it.
 
-        One that is to go apart goes alone. One whose client has gone or was sent away is left out.
+        One that is to go apart goes alone. One whose request was cancelled or sent away is left out.
         """
         group: list[_Waiting] = []
         passed_over: list[_Waiting] = []
@@ -206,6 +206,10 @@ class GroupCommit:
                 self._queue_apart(group)
                 return
             results = [mistake]
+        except BaseException:  # this process ends
+            for waiting in group:
+                waiting.stored.cancel()
+            raise
         for waiting, result in zip(group, results, strict=True):
             _tell(waiting, result)
 
@@ -219,7 +223,7 @@ class GroupCommit:
 
 
 def _tell(waiting: _Waiting, result: Stored | Exception) -> None:
-    if waiting.stored.done():  # the client has gone
+    if waiting.stored.done():  # it was cancelled, or sent away
         return
     if isinstance(result, Exception):
         waiting.stored.set_exception(result)

@@ -51,6 +51,7 @@ class BatchWriter:
         self._database = database
         self._partitions = {stream: Partitions(stream.name, chunk_interval) for stream in STREAMS}
         self._cautious_groups_left = 0
+        self._may_copy = True
 
     def check_ready(self) -> None:
         """Raises errors.Unavailable, at once, where nothing can be stored now."""
@@ -102,7 +103,7 @@ class BatchWriter:
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 async with self._database.connection() as connection:
-                    await self._ensure_partitions(connection, stream, group)
+                    await self._ensure_partitions(connection, stream, group, positions)
                     is_whole = len(positions) == sum(map(len, group))
                     if is_whole and commit and not strict and await self._store_if_new(connection, stream, group):
                         return Stored({})
@@ -117,7 +118,7 @@ class BatchWriter:
 
     async def _store_if_new(self, connection: asyncpg.Connection, stream: Stream, group: Sequence[Rows]) -> bool:
         """Stores usage events if all their ids are new, and says whether they are; else nothing of it happened."""
-        if stream is not USAGE_EVENTS:
+        if stream is not USAGE_EVENTS or not self._may_copy:
             return False
         if self._cautious_groups_left:
             self._cautious_groups_left -= 1
@@ -131,6 +132,10 @@ class BatchWriter:
             if violation.table_name != "usage_event_ids":
                 raise  # an index of the DBA's
             self._cautious_groups_left = CAUTIOUS_GROUPS
+            return False
+        except asyncpg.FeatureNotSupportedError as refusal:  # row-level security, which COPY does not know
+            logger.warning("Events go through staging, which takes longer: %s", refusal)
+            self._may_copy = False
             return False
         return True
 
@@ -165,17 +170,20 @@ class BatchWriter:
             hours = {time.replace(minute=0, second=0, microsecond=0) for time in times}
             await connection.execute(files.sql("load/usage_events.note_changes"), sorted(hours))
 
-    async def _ensure_partitions(self, connection: asyncpg.Connection, stream: Stream, group: Sequence[Rows]) -> None:
+    async def _ensure_partitions(
+        self, connection: asyncpg.Connection, stream: Stream, group: Sequence[Rows], positions: Sequence[int]
+    ) -> None:
         if self._database.check_ready().edition is Edition.POSTGRESQL:
             now = datetime.now(UTC)
-            await self._partitions[stream].ensure(connection, [time or now for batch in group for time in batch.times])
+            times = [time or now for batch in group for time in batch.times]
+            await self._partitions[stream].ensure(connection, [times[position] for position in positions])
 
     async def _find_unstorable(self, stream: Stream, batch: Rows, positions: Sequence[int]) -> list[int]:
-        """The positions of rows that the server refuses each by itself; at least one of `positions` is such a row.
+        """The positions of rows that the server refuses each by itself, among these, which it refuses together.
 
         Halves are tried and rolled back: k bad rows of n take about k · log2(n) tries.
         """
-        if len(positions) == 1:
+        if len(positions) <= 1:
             return list(positions)
         found: list[int] = []
         middle = len(positions) // 2

@@ -232,6 +232,42 @@ async def test_a_partition_that_is_gone_is_made_again(
     assert (await store(again, USAGE_EVENTS, [event(event_time=now)])).outcomes == {}
 
 
+async def test_a_row_whose_partition_can_not_be_made_costs_no_other(
+    writer: BatchWriter, database: Database, database_url: DatabaseUrl, now: datetime
+) -> None:
+    """A DBA's default partition holds rows of that day."""
+    if database.check_ready().edition is not Edition.POSTGRESQL:
+        pytest.skip("TimescaleDB makes its chunks itself")
+    old = now - timedelta(days=9)
+    servers.execute(
+        database_url,
+        "CREATE TABLE analytics.rest (LIKE analytics.usage_events INCLUDING DEFAULTS)",
+        "ALTER TABLE analytics.usage_events ATTACH PARTITION analytics.rest DEFAULT",
+        "INSERT INTO analytics.rest (event_id, event_time, user_id, team, service, provider, model, total_tokens)"
+        f" VALUES (gen_random_uuid(), '{old}', 'u', 't', 's', 'p', 'm', 1)",
+    )
+    batch = [event(event_time=now), event(event_time=old), event(event_time=now)]
+
+    assert (await store(writer, USAGE_EVENTS, batch)).outcomes == {1: Outcome.UNSTORABLE}
+    assert (await store(writer, USAGE_EVENTS, batch[1:2])).outcomes == {0: Outcome.UNSTORABLE}
+    assert servers.query(database_url, COUNT) == [(3, 3)]
+
+
+async def test_row_level_security_is_obeyed(
+    writer: BatchWriter, database: Database, database_url: DatabaseUrl, now: datetime
+) -> None:
+    if database.check_ready().edition is Edition.TIMESCALEDB:
+        pytest.skip("tables with a columnstore have none")
+    servers.execute(
+        database_url,
+        "CREATE POLICY allowed ON analytics.usage_events USING (true) WITH CHECK (model <> 'forbidden')",
+        "ALTER TABLE analytics.usage_events ENABLE ROW LEVEL SECURITY",
+    )
+
+    assert (await store(writer, USAGE_EVENTS, [event(event_time=now)])).outcomes == {}
+    assert servers.query(database_url, COUNT) == [(1, 1)]
+
+
 async def test_a_narrower_interval_fits_in_between_wider_partitions(
     database: Database, database_url: DatabaseUrl, now: datetime
 ) -> None:
