@@ -4,11 +4,13 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import chain, pairwise
 from typing import Any
 
+import psycopg
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
@@ -257,16 +259,24 @@ def cut(items: Sequence[UsageEvent], order: random.Random) -> list[Sequence[Usag
     return [items[start:end] for start, end in pairwise(ends)]
 
 
+@contextmanager
+def claimed_elsewhere(database_url: DatabaseUrl, item: UsageEvent) -> Iterator[psycopg.Connection[Any]]:
+    """A transaction that has claimed the event's id. It rolls back at the end, if it was not ended before."""
+    with servers.connected(database_url) as other:
+        other.execute(
+            "INSERT INTO analytics.usage_event_ids (event_id, event_time, fingerprint) VALUES (%s, %s, 1)",
+            (item.event_id, item.event_time),
+        )
+        yield other
+        other.rollback()
+
+
 async def test_who_waits_for_a_claim_that_is_given_up_stores_the_event(
     writer: BatchWriter, database_url: DatabaseUrl, now: datetime
 ) -> None:
     """Another transaction has one of the ids, and rolls back."""
     batch = [event(event_time=now) for _ in range(3)]
-    with servers.connected(database_url) as other:
-        other.execute(
-            "INSERT INTO analytics.usage_event_ids (event_id, event_time, fingerprint) VALUES (%s, %s, 1)",
-            (batch[1].event_id, now),
-        )
+    with claimed_elsewhere(database_url, batch[1]) as other:
         storing = asyncio.create_task(store(writer, USAGE_EVENTS, batch))
         await until_one_waits_for_a_lock(database_url)
         assert not storing.done()
@@ -280,11 +290,7 @@ async def test_who_waits_for_a_claim_that_is_kept_stores_the_others(
     writer: BatchWriter, database_url: DatabaseUrl, now: datetime
 ) -> None:
     batch = [event(event_time=now) for _ in range(3)]
-    with servers.connected(database_url) as other:
-        other.execute(
-            "INSERT INTO analytics.usage_event_ids (event_id, event_time, fingerprint) VALUES (%s, %s, 1)",
-            (batch[1].event_id, now),
-        )
+    with claimed_elsewhere(database_url, batch[1]) as other:
         storing = asyncio.create_task(store(writer, USAGE_EVENTS, batch))
         await until_one_waits_for_a_lock(database_url)
         other.commit()
@@ -382,13 +388,8 @@ async def test_an_id_that_another_transaction_holds_for_long_holds_up_no_other_b
     async def send(batch: Sequence[UsageEvent]) -> Stored:
         return await commit.store(USAGE_EVENTS, rows.encode(USAGE_EVENTS, batch), strict=False)
 
-    with servers.connected(database_url) as other:
-        other.execute(
-            "INSERT INTO analytics.usage_event_ids (event_id, event_time, fingerprint) VALUES (%s, %s, 1)",
-            (held[0].event_id, now),
-        )
+    with claimed_elsewhere(database_url, held[0]):
         results = await asyncio.gather(*(send(batch) for batch in [held, *others]), return_exceptions=True)
-        other.rollback()
 
     assert isinstance(results[0], errors.DatabaseBusy)
     assert results[1:] == [Stored({})] * 3
