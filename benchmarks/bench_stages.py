@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,14 @@ from ingest import verdict
 from ingest.events import USAGE_EVENTS, Window
 from ingest.settings import DatabaseUrl
 from ingest.store import files, rows
-from ingest.store.database import for_asyncpg
+from ingest.store.database import for_asyncpg, prepare
+from ingest.store.editions import Edition
+from ingest.store.partitions import Partitions
 from ingest.web import decode
 from ingest.web.inflate import inflater
 
 TABLES = Path(__file__).with_name("stages.tables.sql")
+DAY = timedelta(days=1)
 COPIED_MIB = 256
 SYNCS = 20
 
@@ -123,8 +126,10 @@ class _Stages:
         connection = await asyncpg.connect(for_asyncpg(self._url))
         try:
             await connection.execute(TABLES.read_text())
-            await connection.fetchrow(files.sql("load/session"), "60000")
-            await connection.execute(files.sql(f"load/{USAGE_EVENTS.name}.stage"))
+            await prepare(connection, timeout_seconds=60)
+            if await connection.fetchval("SELECT edition FROM analytics.installation") == Edition.POSTGRESQL:
+                now = datetime.now(UTC)
+                await Partitions(USAGE_EVENTS.name, DAY).ensure(connection, [now - DAY, now, now + DAY])
             tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'stages' ORDER BY 1")
             names = [row["tablename"] for row in tables]
             wal: list[int] = []

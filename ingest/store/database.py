@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -108,7 +109,7 @@ class Database:
             min_size=0,
             max_size=self._connections_max,
             command_timeout=self._timeout_seconds,
-            init=self._prepare,
+            init=partial(prepare, timeout_seconds=self._timeout_seconds),
             # The writers leave nothing behind that a reset would have to undo: it would cost a round trip a batch.
             reset=_keep,
             max_inactive_connection_lifetime=300,
@@ -195,13 +196,6 @@ class Database:
             self._probe.terminate()
             self._probe = None
 
-    async def _prepare(self, connection: asyncpg.Connection) -> None:
-        lock_seconds = min(LOCK_SECONDS_MAX, self._timeout_seconds / 2)
-        milliseconds = (str(int(seconds * 1000)) for seconds in (self._timeout_seconds, lock_seconds))
-        await connection.fetchrow(files.sql("load/session"), *milliseconds)
-        for stream in STREAMS:
-            await connection.execute(files.sql(f"load/{stream.name}.stage"))
-
     async def _look(self) -> None:
         """Finds out how things stand, once. Raises what is wrong, and keeps it as `problem`."""
         try:
@@ -268,6 +262,15 @@ class Database:
             except Exception:
                 logger.exception("Looking at the database failed")
                 await asyncio.sleep(WATCH_SECONDS)
+
+
+async def prepare(connection: asyncpg.Connection, *, timeout_seconds: float) -> None:
+    """Makes a connection a writer's: its settings, and its staging tables."""
+    lock_seconds = min(LOCK_SECONDS_MAX, timeout_seconds / 2)
+    milliseconds = (str(int(seconds * 1000)) for seconds in (timeout_seconds, lock_seconds))
+    await connection.fetchrow(files.sql("load/session"), *milliseconds)
+    for stream in STREAMS:
+        await connection.execute(files.sql(f"load/{stream.name}.stage"))
 
 
 def describe(facts: Facts | None) -> str:

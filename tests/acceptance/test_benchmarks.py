@@ -71,6 +71,11 @@ def test_every_benchmark_runs(name, tmp_path):
     assert results.decode(record.read_bytes()) == result
 
 
+def test_stages_run_on_plain_postgresql_too(tmp_path):
+    """Which makes no partition itself."""
+    assert run("stages", "--tiny", "--out", str(tmp_path)).passed
+
+
 def test_a_benchmark_that_is_not_there():
     done = subprocess.run(benchmark("nothing"), cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 2
