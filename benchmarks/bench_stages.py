@@ -22,7 +22,7 @@ import asyncpg
 import msgspec
 import uvloop
 
-from benchmarks import facts, programs
+from benchmarks import facts, jobs, programs
 from benchmarks.bodies import Bodies
 from benchmarks.progress import progress
 from benchmarks.results import Axis, Check, Column, Findings, Plot, Series, Table
@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> Findings:
     """Times the stages. Raises BenchmarkError or errors.IngestError where it can't be done."""
     batches = options.batches or (5 if options.tiny else 200)
     with programs.database_server(options.db_url) as server, programs.scratch_database(server) as url:
+        paused = jobs.pause(url)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             measured = runner.run(_Stages(url, Bodies(options.seed, options.batch), batches).run())
         database = facts.database(url.reveal())
@@ -96,7 +97,10 @@ def run(options: argparse.Namespace) -> Findings:
                 [Series("time", list(used), [stages[name] for name in used])],
             )
         ],
-        notes=["Medians. The stages are done one after the other here; under load they overlap, and compete for the caches."],
+        notes=[
+            "Medians. The stages are done one after the other here; under load they overlap, and compete for the caches.",
+            *([jobs.NOTE] if paused else []),
+        ],
         checks=[Check("every event is stored once", *_stored_once(measured))],
     )
 

@@ -6,7 +6,7 @@ together. So groups grow with the load, and with nothing but the load.
 
 Larger groups are cheaper: a transaction of 4000 rows took 17.5 µs a row, four of 1000 took 22.5 (both sides' CPU, PostgreSQL
 15, TimescaleDB 2.28). Of 10 rows, it is the transactions that cost: where every batch that found a writer free started it,
-32 connections stored 7 % less (benchmarks `small`, medians of 7 rounds), at 17 % more of PostgreSQL's CPU.
+32 connections stored 7 % less, at 18 % more of PostgreSQL's CPU (medians of 5 interleaved rounds).
 """
 
 import asyncio

@@ -9,7 +9,7 @@ from ingest.web.decoder_process import DecoderProcess
 
 # In the event loop: a batch of 1000 usual events has 350 KB and takes 5 ms, of which encoding takes the half.
 WHOLE_BYTES_MAX = 512 * 1024
-# Of a batch of that size with nothing but numbers in `extra`, these take 100 ms to look at and to encode.
+# A body of that size that is nearly all `extra` takes up to 100 ms to look at and to encode.
 EXTRA_BYTES_MAX = 128 * 1024
 # The same batch, item by item because of one that is bad, takes 15 ms; what is made to be slow takes more.
 ITEMS_BYTES_MAX = 64 * 1024
