@@ -14,11 +14,13 @@ from itertools import count
 import pytest
 import pytest_asyncio
 
+from ingest import __version__
 from ingest.settings import DatabaseUrl
 from ingest.store import migrate
 from ingest.store.database import Database
 from ingest.store.writer import BatchWriter
-from tests import servers
+from tests import reliability, servers
+from tests.reliability import Figures
 from tests.servers import Roles, Server
 from tests.service import RunningService, started
 
@@ -26,6 +28,40 @@ from tests.service import RunningService, started
 RUN = f"ingest_test_{os.getpid()}"
 
 _numbers = count()
+_figures = pytest.StashKey[Figures]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long forms of the tests, too: faults, abuse, fuzzing")
+    parser.addoption("--write-readme", action="store_true", help="write the README's section on reliability from this run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_figures] = Figures()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="a long form: --long"))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if session.config.getoption("--write-readme") and exitstatus == pytest.ExitCode.OK:
+        reliability.write(reliability.section(session.config.stash[_figures], __version__, datetime.now(UTC).date()))
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """What the run has found so far; tests that are marked `reliability` add to it."""
+    return request.config.stash[_figures]
+
+
+@pytest.fixture(scope="session")
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether the run was asked for the long forms."""
+    return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture(scope="session", params=list(servers.SERVERS))
