@@ -56,8 +56,7 @@ def section(figures: Figures, version: str, today: date) -> str:
     where = f"Python {platform.python_version()}, {psutil.cpu_count()} cores"
     databases = "; ".join(sorted(figures.databases))
     return (
-        f"Written by `{COMMAND}` on {today}, version {version}, {where}, on {databases}.\n\n{table}\n\n"
-        f"The faults: {kinds}.\n"
+        f"Written by `{COMMAND}` on {today}, version {version}, {where}, on {databases}.\n\n{table}\n\nThe faults: {kinds}.\n"
     )
 
 
@@ -72,5 +71,7 @@ def write(text: str, readme: Path = README) -> None:
 
 def _wrapped(text: str) -> str:
     """Prose within the README's width; tables as they are."""
-    lines = (line if line.startswith("|") else textwrap.fill(line, WIDTH, break_on_hyphens=False) for line in text.split("\n"))
+    lines = (
+        line if line.startswith("|") else textwrap.fill(line, WIDTH, break_on_hyphens=False) for line in text.split("\n")
+    )
     return "\n".join(lines)
