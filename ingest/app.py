@@ -15,14 +15,19 @@ from starlette.types import ASGIApp
 from ingest import errors
 from ingest.events import MESSAGE_ARCHIVES, USAGE_EVENTS, Stream
 from ingest.flow.admission import Admission
+from ingest.flow.api_keys import KeyRing
 from ingest.flow.group_commit import GroupCommit
 from ingest.flow.intake import Intake
+from ingest.flow.rates import Rates
 from ingest.settings import DatabaseUrl, Settings
 from ingest.store import rows
+from ingest.store.api_keys import StoredKeys
 from ingest.store.database import Database
+from ingest.store.event_teams import EventTeams
 from ingest.store.maintenance import Maintenance
 from ingest.store.writer import BatchWriter
-from ingest.web import docs, problems
+from ingest.web import cors, docs, problems
+from ingest.web.access import Access
 from ingest.web.body import BodyLimits
 from ingest.web.decoding import Decoding
 from ingest.web.health import Health
@@ -38,9 +43,12 @@ BULK_PATHS: Mapping[Stream, str] = {
 
 
 class Service:
-    """Everything that one process holds, wired. `asgi` is what a server runs while `running` is open."""
+    """Everything that one process holds, wired. `asgi` is what a server runs while `running` is open.
 
-    def __init__(self, settings: Settings, url: DatabaseUrl) -> None:
+    rates: where the requests of API keys are counted. A key is required where `settings.auth_required` is True.
+    """
+
+    def __init__(self, settings: Settings, url: DatabaseUrl, rates: Rates) -> None:
         self.database = Database(
             url,
             connections_max=settings.db_pool_connections,
@@ -57,14 +65,24 @@ class Service:
             queued_bytes_max=settings.inflight_bytes_max,
             queue_timeout_seconds=settings.queue_timeout_seconds,
         )
-        self.intake = Intake(store, self.admission)
+        self.intake = Intake(store, self.admission, EventTeams(self.database))
+        self._keys = StoredKeys(self.database) if settings.auth_required else None
+        self._access = Access(KeyRing(self._keys, rates) if self._keys else None)
         self._decoding = Decoding(rows.encode, "ingest.store.rows:encode", items_max=settings.batch_items_max)
         self.asgi = self._wire(settings)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Opens everything, and closes it at the end. Raises errors.SetupError as Database.open does."""
+        """Opens everything, and closes it at the end.
+
+        Raises errors.SetupError as Database.open does; errors.NoKeys if a key is required and the database has none.
+        """
         await self.database.open()
+        try:
+            await self._check_keys()
+        except errors.SetupError:
+            await self.database.close()
+            raise
         maintenance = asyncio.create_task(self._maintain(), name="maintenance")
         try:
             yield
@@ -74,6 +92,11 @@ class Service:
                 await maintenance
             await self._decoding.close()
             await self.database.close()
+
+    async def _check_keys(self) -> None:
+        if self._keys is not None:
+            with suppress(errors.Unavailable):  # a database that is away is waited for
+                await self._keys.check_any()
 
     async def _maintain(self) -> None:
         if self._maintenance is None:
@@ -88,7 +111,7 @@ class Service:
         self.admission.close()
 
     def _wire(self, settings: Settings) -> ASGIApp:
-        health = Health(self.intake, self.database, _shown_limits(settings), _now)
+        health = Health(self.intake, self.database, _shown_limits(settings), self._access, _now)
         limits = BatchLimits(
             body=BodyLimits(
                 compressed_bytes_max=settings.compressed_bytes_max,
@@ -101,18 +124,21 @@ class Service:
         )
         routes = [
             *(
-                Route(path, BulkEndpoint(stream, self.intake, self._decoding, limits, _now), methods=["POST"])
+                Route(path, BulkEndpoint(stream, self.intake, self._decoding, limits, self._access, _now), methods=["POST"])
                 for stream, path in BULK_PATHS.items()
             ),
             Route("/", health.root),
             Route("/healthz", health.healthz),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
-            *docs.routes(_shown_limits(settings), BULK_PATHS, _now),
+            *docs.routes(_shown_limits(settings), BULK_PATHS, _now, is_restricted=self._access.is_restricted),
         ]
+        middleware = [Middleware(RequestIds)]
+        if settings.cors_origins:
+            middleware.append(cors.middleware(settings.cors_origins))
         starlette = Starlette(
             routes=routes,
-            middleware=[Middleware(RequestIds)],
+            middleware=middleware,
             exception_handlers={HTTPException: problems.http_exception},
         )
         starlette.router.redirect_slashes = False  # a redirected POST loses its body with many clients

@@ -8,9 +8,17 @@ IngestError
 │   ├── DatabaseRefused
 │   ├── PoolerUnsupported
 │   ├── PolicyRefused
+│   ├── NoKeys
+│   ├── KeyNotMade
+│   ├── KeyNotFound
 │   ├── SchemaBehind
 │   ├── SchemaTooNew
 │   └── EditionChanged
+├── AccessDenied            whoever asks may not do this
+│   ├── KeyMissing
+│   ├── KeyRefused
+│   ├── ScopeForbidden
+│   └── RateExceeded
 ├── RequestRefused          this request can't be taken as it is; sending it again changes nothing
 │   ├── BodyUnreadable
 │   ├── BodyTimeout
@@ -79,6 +87,24 @@ class PolicyRefused(SetupError):
     code = "policy_refused"
 
 
+class NoKeys(SetupError):
+    """An API key is required, and there is none: nobody could send anything."""
+
+    code = "no_keys"
+
+
+class KeyNotMade(SetupError):
+    """There is an API key of this name already."""
+
+    code = "key_not_made"
+
+
+class KeyNotFound(SetupError):
+    """There is no such API key in use."""
+
+    code = "key_not_found"
+
+
 class SchemaBehind(SetupError):
     """The schema lacks migrations that this program needs."""
 
@@ -95,6 +121,40 @@ class EditionChanged(SetupError):
     """The database was set up as one edition and answers as another."""
 
     code = "edition_changed"
+
+
+class AccessDenied(IngestError):
+    """Whoever asks may not do this, or not now."""
+
+    code = "access_denied"
+
+
+class KeyMissing(AccessDenied):
+    """An API key is required, and none was sent."""
+
+    code = "key_missing"
+
+
+class KeyRefused(AccessDenied):
+    """The API key is not known, was revoked, or has expired."""
+
+    code = "key_refused"
+
+
+class ScopeForbidden(AccessDenied):
+    """The API key is not for this."""
+
+    code = "scope_forbidden"
+
+
+class RateExceeded(AccessDenied):
+    """The API key was used more often than its rate allows. `wait_seconds`: after which the next request is due."""
+
+    code = "rate_exceeded"
+
+    def __init__(self, message: str, wait_seconds: float) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
 
 
 class RequestRefused(IngestError):

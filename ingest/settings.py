@@ -24,6 +24,10 @@ Bytes = Annotated[int, Meta(ge=1024, le=256 * MIB)]
 Days = Annotated[int, Meta(ge=1, le=36_500)]
 
 
+_ORIGIN = r"(?:\*|https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?)"
+Origins = Annotated[str, Meta(pattern=rf"^{_ORIGIN}(?:\s*,\s*{_ORIGIN})*$")]
+
+
 class DatabaseUrl:
     """A PostgreSQL connection URL that shows its password to nobody who prints it.
 
@@ -95,12 +99,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compression_after_days: Days = field(name="COMPRESSION_AFTER_DAYS", default=7)
     retention_days: Days = field(name="RETENTION_DAYS", default=180)
     dedupe_window_days: Days | None = field(name="DEDUPE_WINDOW_DAYS", default=None)
+    auth_required: bool | None = field(name="AUTH_REQUIRED", default=None)
+    cors_allow_origins: Origins | None = field(name="CORS_ALLOW_ORIGINS", default=None)
     maintenance: Literal["on", "off"] = field(name="MAINTENANCE", default="on")
 
     @property
     def event_age_days_max(self) -> int:
         """How old an event may be: what the retention keeps and the ledger still remembers."""
         return min(self.retention_days, self.dedupe_window_days or self.retention_days)
+
+    @property
+    def cors_origins(self) -> list[str]:
+        """The origins whose pages may call us (RFC 6454); `*` is all."""
+        return [origin.strip() for origin in (self.cors_allow_origins or "").split(",") if origin.strip()]
 
     @property
     def policy_settings(self) -> dict[str, int]:
@@ -163,6 +174,8 @@ def _read(name: str, text: str, kind: Any) -> Any:
                 f"DB_URL={_scheme_of(text)!r} is not allowed: it must be postgresql://user:password@host:port/database, "
                 "a password percent-encoded."
             ) from None
+    if type(None) in get_args(kind):
+        kind = get_args(kind)[0]  # no text means None
     try:
         return msgspec.convert(text, kind, strict=False)
     except msgspec.ValidationError:
@@ -177,12 +190,14 @@ def _scheme_of(text: str) -> str:
 
 def _allowed(kind: Any) -> str:
     """`kind` in words: Annotated[int, Meta(ge=1, le=500)] is 'a whole number from 1 to 500'."""
+    if kind is bool:
+        return "true or false"
     arguments = get_args(kind)
     if get_origin(kind) is Literal:
         return " or ".join(arguments)
-    bounds = next((a for a in arguments if isinstance(a, Meta)), None)
-    if bounds is None:  # Days | None
-        return _allowed(arguments[0])
+    if arguments and arguments[0] is str:
+        return "origins such as https://app.example.com, separated by commas, or *"
+    bounds = next(a for a in arguments if isinstance(a, Meta))
     noun = "a whole number" if arguments[0] is int else "a number"
     if bounds.ge is not None:
         return f"{noun} from {bounds.ge} to {bounds.le}"

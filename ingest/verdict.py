@@ -11,6 +11,9 @@ from msgspec import Struct
 
 ERRORS_LISTED_MAX = 100
 
+FORBIDDEN_TEAM = "forbidden_team"
+"""The code of an item that the API key may not send: its event is another team's."""
+
 
 class Outcome(StrEnum):
     """What the database found of an item that it did not store. An item without an outcome was accepted."""
@@ -23,7 +26,7 @@ class Outcome(StrEnum):
 
 REJECTING = frozenset({Outcome.UNKNOWN_EVENT, Outcome.UNSTORABLE})
 
-_MESSAGES = {
+MESSAGES = {
     Outcome.CONFLICT: "This event_id is stored already with other content; the first one stays.",
     Outcome.UNKNOWN_EVENT: "No usage event with this event_id is stored; send the event first, then this archive again.",
     Outcome.UNSTORABLE: "The database refused this very item.",
@@ -85,14 +88,14 @@ def give(
         tally[outcome] += 1
         index = indices[position]
         not_stored.add(index)
-        if outcome in (REJECTING if not committed else _MESSAGES):
+        if outcome in (REJECTING if not committed else MESSAGES):
             listed.append(
                 Rejection(
                     index=index,
                     event_id=str(UUID(bytes=event_ids[position])),
                     code=outcome.value,
                     field=None if outcome is Outcome.UNSTORABLE else "event_id",
-                    message=_MESSAGES[outcome],
+                    message=MESSAGES[outcome],
                 )
             )
     listed.sort(key=lambda rejection: rejection.index)

@@ -27,7 +27,7 @@ BEGIN
             ('writer', 'SELECT', '_yoyo_migration',     NULL),
             ('writer', 'SELECT', 'installation',        NULL),
             ('writer', 'SELECT', 'time_bounds',         NULL),
-            -- A batch (sql/load). Of the ledgers it reads what ON CONFLICT, RETURNING and judging name; of events, nothing.
+            -- A batch (sql/load). Of the ledgers it reads what ON CONFLICT, RETURNING and judging name.
             ('writer', 'INSERT', 'usage_event_ids',     NULL),
             ('writer', 'SELECT', 'usage_event_ids',     'event_id'),
             ('writer', 'SELECT', 'usage_event_ids',     'fingerprint'),
@@ -38,6 +38,12 @@ BEGIN
             ('writer', 'SELECT', 'message_archive_ids', 'stored_at'),
             ('writer', 'SELECT', 'message_archive_ids', 'fingerprint'),
             ('writer', 'INSERT', 'message_archives',    NULL),
+            -- API keys, and whose event an archive is, which keys that are bound to teams ask for.
+            ('writer', 'SELECT', 'api_keys',            NULL),
+            ('writer', 'SELECT', 'usage_event_ids',     'event_time'),
+            ('writer', 'SELECT', 'usage_events',        'event_id'),
+            ('writer', 'SELECT', 'usage_events',        'event_time'),
+            ('writer', 'SELECT', 'usage_events',        'team'),
             -- Reports. Where the rollups are tables, their views read usage_events and time_bounds with the reader's rights.
             ('reader', 'SELECT', 'usage_events',        NULL),
             ('reader', 'SELECT', 'usage_event_ids',     NULL),

@@ -1,4 +1,4 @@
-"""The command line: `ingest serve | migrate | policies | maintain`."""
+"""The command line: `ingest serve | migrate | policies | maintain | keys`."""
 
 import argparse
 import asyncio
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ingest import __version__, errors, settings
-from ingest.cli import log, policies
+from ingest.cli import keys, log, policies
 from ingest.cli.databases import EMBEDDED_WAIT_SECONDS, database_of
 from ingest.cli.serve import serve
 from ingest.settings import Settings
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     bring = commands.add_parser("migrate", help="bring the database's schema up to date", description=_migrate.__doc__)
     bring.set_defaults(run=_migrate)
     policies.add_commands(commands)
+    keys.add_commands(commands)
     maintain = commands.add_parser(
         "maintain", help="do what the policies say, where the database has no scheduler", description=_maintain.__doc__
     )

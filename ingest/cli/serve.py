@@ -3,9 +3,12 @@
 import argparse
 import asyncio
 import contextlib
+import ipaddress
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import msgspec
 import uvloop
@@ -17,6 +20,8 @@ from ingest.cli.databases import EMBEDDED_WAIT_SECONDS, database_of
 from ingest.cli.server import Server, describe_database, tune_garbage_collection
 from ingest.cli.supervisor import Supervisor
 from ingest.events import USAGE_EVENTS
+from ingest.flow import rates
+from ingest.flow.rates import Rates
 from ingest.settings import DatabaseUrl, Settings
 from ingest.store import migrate, policies
 from ingest.store.embedded import Embedded
@@ -30,6 +35,7 @@ logger = logging.getLogger(__name__)
 def serve(options: argparse.Namespace, chosen: Settings) -> int:
     """Runs the service until it is told to stop (Ctrl-C or SIGTERM), then finishes what it took and stops."""
     with _listening(options.host, options.port) as listener, database_of(chosen) as (url, server):
+        chosen = _with_access(chosen, listener)
         if server is not None:
             print(f"PostgreSQL  embedded, data in {server.data_dir}", flush=True)
             migrate.migrate(url, chunk_interval_hours=chosen.chunk_interval_hours, wait_seconds=EMBEDDED_WAIT_SECONDS)
@@ -41,11 +47,19 @@ def serve(options: argparse.Namespace, chosen: Settings) -> int:
             return runner.run(_supervise(listener, chosen, url, server, workers=options.workers))
 
 
+def _with_access(chosen: Settings, listener: socket.socket) -> Settings:
+    """The settings with AUTH_REQUIRED decided, if nobody did: whoever is on this machine needs no key."""
+    if chosen.auth_required is not None:
+        return chosen
+    address = ipaddress.ip_address(listener.getsockname()[0])
+    return msgspec.structs.replace(chosen, auth_required=not address.is_loopback)
+
+
 async def _serve_alone(listener: socket.socket, chosen: Settings, url: DatabaseUrl, server: Embedded | None) -> int:
     """Opens the service, serves until a signal, closes it. Returns the exit status."""
-    service = Service(chosen, url)
+    service = Service(chosen, url, Rates())
     async with service.running():
-        _say_hello(describe_database(service), listener)
+        _say_hello(describe_database(service), listener, with_key=bool(chosen.auth_required))
         async with _kept_alive(server):
             await Server(service, chosen).serve(sockets=[listener])
     return 0
@@ -58,8 +72,13 @@ async def _supervise(
     # The maintenance is one worker's: the others would only ask, again and again, whether somebody else is at it.
     without_maintenance = msgspec.structs.replace(chosen, maintenance="off")
     orders = [Orders(number, url, chosen if number == 1 else without_maintenance) for number in range(1, workers + 1)]
-    async with _kept_alive(server):
-        return await Supervisor(listener, orders, lambda database: _say_hello(database, listener)).run()
+    shared_rates = rates.share()
+    try:
+        async with _kept_alive(server):
+            greet = partial(_say_hello, listener=listener, with_key=bool(chosen.auth_required))
+            return await Supervisor(listener, orders, greet, shared_rates).run()
+    finally:
+        os.close(shared_rates)
 
 
 def _apply_policies(url: DatabaseUrl, chosen: Settings) -> None:
@@ -115,15 +134,16 @@ def _base_url(listener: socket.socket, *, reachable: bool = False) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _say_hello(database: str, listener: socket.socket) -> None:
+def _say_hello(database: str, listener: socket.socket, *, with_key: bool) -> None:
     print(f"Database    {database}")
     print(f"Listening   {_base_url(listener)}")
     print("Send a first batch:")
-    print(_FIRST_BATCH.format(url=_base_url(listener, reachable=True) + BULK_PATHS[USAGE_EVENTS]), flush=True)
+    url = _base_url(listener, reachable=True) + BULK_PATHS[USAGE_EVENTS]
+    print(_FIRST_BATCH.format(key="-H 'X-API-Key: …' " if with_key else "", url=url), flush=True)
 
 
 _FIRST_BATCH = """\
   echo '{{"event_id": "'$(cat /proc/sys/kernel/random/uuid)'", "event_time": "'$(date -u +%Y-%m-%dT%H:%M:%SZ)'",
     "user_id": "ada", "team": "search", "service": "chat", "provider": "openai", "model": "gpt-4o",
     "total_tokens": 1234}}' | gzip | curl --data-binary @- -H 'Content-Type: application/json' \\
-    -H 'Content-Encoding: gzip' {url}"""
+    -H 'Content-Encoding: gzip' {key}{url}"""

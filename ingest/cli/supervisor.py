@@ -58,11 +58,13 @@ class Supervisor:
     """Runs one worker for each of the orders, on the connections of a socket that listens, until SIGINT or SIGTERM.
 
     greet: called once, when all workers serve, with what the last one says of its database.
+    rates: the descriptor of the memory in which all of them count (ingest.flow.rates).
     """
 
-    def __init__(self, listener: socket.socket, orders: Sequence[Orders], greet: Callable[[str], None]) -> None:
+    def __init__(self, listener: socket.socket, orders: Sequence[Orders], greet: Callable[[str], None], rates: int) -> None:
         self._listener = listener
         self._orders = orders
+        self._rates = rates
         self._greet = greet
         self._stop_seconds_max = orders[0].settings.shutdown_seconds + channel.STOP_SPARE_SECONDS
         self._workers: dict[int, _Worker] = {}
@@ -131,7 +133,7 @@ class Supervisor:
         while not self._stopping.is_set():
             started = clock()
             try:
-                worker = await _Worker.start(orders)
+                worker = await _Worker.start(orders, self._rates)
             except OSError as error:  # no memory, no processes left
                 how = f"Worker {orders.number} can't be started: {error.strerror}"
             else:
@@ -260,17 +262,17 @@ class _Worker:
         self._channel = ours
 
     @classmethod
-    async def start(cls, orders: Orders) -> "_Worker":
+    async def start(cls, orders: Orders, rates: int) -> "_Worker":
         """Starts a process and gives it its orders. Raises OSError if there can be none."""
         ours, its = socket.socketpair()
         try:
             with its:
                 process = await asyncio.create_subprocess_exec(
                     # -P, so that a folder `ingest` where we happen to stand is not taken for the package.
-                    *(sys.executable, "-P", "-m", "ingest.cli.worker", str(its.fileno())),
+                    *(sys.executable, "-P", "-m", "ingest.cli.worker", str(its.fileno()), str(rates)),
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # it finds what we have found
                     stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=(its.fileno(),),
+                    pass_fds=(its.fileno(), rates),
                     # What a terminal sends to all on Ctrl-C, it gets from us alone.
                     start_new_session=True,
                 )

@@ -1,6 +1,6 @@
 """One of several workers: a process that serves the connections which its supervisor hands to it.
 
-Run by ingest/cli/supervisor.py, as `python -m ingest.cli.worker DESCRIPTOR`.
+Run by ingest/cli/supervisor.py, as `python -m ingest.cli.worker DESCRIPTOR RATES_DESCRIPTOR`.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from ingest.app import Service
 from ingest.cli import channel, log
 from ingest.cli.channel import Closed, Draining, Orders, Ready, Refused, Report, Taken
 from ingest.cli.server import Server, describe_database, tune_garbage_collection
+from ingest.flow.rates import Rates
 from ingest.web.http1 import Http1
 
 EXIT_REFUSED = 1
@@ -27,7 +28,7 @@ EXIT_REFUSED = 1
 logger = logging.getLogger(__name__)
 
 
-def main(descriptor: int) -> int:
+def main(descriptor: int, rates_descriptor: int) -> int:
     """Serves until the supervisor says to stop, or is gone. Returns the exit status."""
     with socket.socket(fileno=descriptor) as supervisor:
         supervisor.set_inheritable(False)  # a child that had it too would hide our end from the supervisor
@@ -38,11 +39,11 @@ def main(descriptor: int) -> int:
         log.to_standard_error(f"worker {orders.number}")
         tune_garbage_collection()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(orders, supervisor))
+            return runner.run(_serve(orders, supervisor, Rates(rates_descriptor)))
 
 
-async def _serve(orders: Orders, supervisor: socket.socket) -> int:
-    service = Service(orders.settings, orders.url)
+async def _serve(orders: Orders, supervisor: socket.socket, rates: Rates) -> int:
+    service = Service(orders.settings, orders.url, rates)
     try:
         async with service.running():
             await _WorkerServer(service, orders, supervisor).serve(sockets=[])
@@ -144,4 +145,4 @@ class _WorkerServer(Server):
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(int(sys.argv[1])))
+    raise SystemExit(main(*map(int, sys.argv[1:])))

@@ -1,7 +1,9 @@
 """A batch on its way: the valid items of one request, their rows, and the Protocols of whoever stores them."""
 
+from array import array
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import accumulate
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -28,6 +30,17 @@ class Rows(Struct, frozen=True):
 
     def __len__(self) -> int:
         return len(self.claims)
+
+    def at(self, positions: Sequence[int]) -> "Rows":
+        """Those of the items at these positions."""
+        starts = [0, *self.ends]
+        pieces = [bytes(self.fields[starts[position] : starts[position + 1]]) for position in positions]
+        return Rows(
+            [self.claims[position] for position in positions],
+            [self.times[position] for position in positions],
+            b"".join(pieces),
+            array("Q", accumulate(map(len, pieces))),
+        )
 
     @property
     def event_ids(self) -> list[bytes]:

@@ -191,6 +191,21 @@ class Database:
                 await self._drop_probe()
                 raise
 
+    async def ask(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """The rows of a statement of `sql/` that reads little, on the connection that is kept for asking.
+
+        Raises errors.Unavailable if the database does not answer within PING_TIMEOUT_SECONDS, or is not set up for us.
+        """
+        self.check_ready()
+        await self._ask()  # which connects anew, if need be
+        async with self._probe_lock:
+            with failures.translated():
+                async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+                    if self._probe is None:
+                        raise errors.DatabaseAway("The database went away.")
+                    rows: list[asyncpg.Record] = await self._probe.fetch(files.sql(statement), *arguments)
+                    return rows
+
     async def _drop_probe(self) -> None:
         if self._probe is not None:
             self._probe.terminate()
@@ -235,13 +250,8 @@ class Database:
     async def _reread_bounds(self) -> None:
         """Takes notice of what was dropped or forgotten since. If the database is away, a writer will find out."""
         with suppress(errors.IngestError):
-            await self._ask()  # which connects anew, if need be
-            async with self._probe_lock:
-                with failures.translated():
-                    async with asyncio.timeout(PING_TIMEOUT_SECONDS):
-                        if self._probe is not None and self._facts is not None:
-                            events_from = await self._probe.fetchval(files.sql("state/time_bounds"))
-                            self._facts = msgspec.structs.replace(self._facts, events_from=events_from)
+            [[events_from]] = await self.ask("state/time_bounds")
+            self._facts = msgspec.structs.replace(self.check_ready(), events_from=events_from)
 
     async def _watch(self) -> None:
         while True:

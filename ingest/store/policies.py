@@ -309,8 +309,8 @@ def edition_of(connection: Connection) -> Edition:
 
 
 @contextmanager
-def connected(url: DatabaseUrl) -> Iterator[Connection]:
-    """A connection in UTC, its errors in our words."""
+def connected(url: DatabaseUrl, for_whom: str = "Policies are for the owner of the tables.") -> Iterator[Connection]:
+    """A connection in UTC, its errors in our words; `for_whom` is said to a user who lacks a right."""
     options = f"{libpq.NO_TIMEOUTS} -c timezone=UTC -c lock_timeout={LOCK_WAIT_SECONDS}s -c search_path=analytics,public"
     try:
         with (
@@ -325,9 +325,7 @@ def connected(url: DatabaseUrl) -> Iterator[Connection]:
             try:
                 yield connection
             except psycopg.errors.InsufficientPrivilege as error:
-                raise errors.PolicyRefused(
-                    f"The database refuses us: {libpq.one_line(error)} Policies are for the owner of the tables."
-                ) from error
+                raise errors.PolicyRefused(f"The database refuses us: {libpq.one_line(error)} {for_whom}") from error
     except (failures.RowsRefused, failures.Transient) as error:
         raise errors.PolicyRefused(f"The database refuses: {error}.") from error
 

@@ -19,9 +19,9 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ingest import errors
-from ingest.events import NO_JSON, Stream, UsageEvent, Window
+from ingest.events import NO_JSON, USAGE_EVENTS, Stream, UsageEvent, Window
 from ingest.flow.batch import Batch, Encode
-from ingest.verdict import Rejection
+from ingest.verdict import FORBIDDEN_TEAM, Rejection
 from ingest.web import items, storable
 
 LIST_BYTES_MAX = 64 * 1024
@@ -49,6 +49,29 @@ class Decoded(Struct, frozen=True, kw_only=True):
     sanitized: frozenset[int] = frozenset()
     rejections: Sequence[Rejection] = ()
     strict: bool = False
+
+    def of_teams(self, teams: frozenset[str] | None) -> "Decoded":
+        """Without the usage events of other teams than these, which are rejected; None: all teams may be."""
+        if teams is None or self.stream is not USAGE_EVENTS or all(event.team in teams for event in self.items):
+            return self
+        kept = [place for place, event in enumerate(self.items) if event.team in teams]
+        forbidden = [
+            Rejection(
+                index=index,
+                event_id=str(event.event_id),
+                code=FORBIDDEN_TEAM,
+                field="team",
+                message="The API key is not for this team.",
+            )
+            for event, index in zip(self.items, self.indices, strict=True)
+            if event.team not in teams
+        ]
+        return msgspec.structs.replace(
+            self,
+            items=[self.items[place] for place in kept],
+            indices=[self.indices[place] for place in kept],
+            rejections=[*self.rejections, *forbidden],
+        )
 
     def encoded(self, encode: Encode) -> Batch:
         """The batch, with the items as rows."""

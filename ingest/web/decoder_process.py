@@ -46,6 +46,7 @@ class _Question(Struct, array_like=True):
     newest: datetime
     items_max: int
     strict: bool
+    teams: frozenset[str] | None
     body_bytes: int
 
 
@@ -98,14 +99,22 @@ class DecoderProcess:
         self._turn = asyncio.Lock()
 
     async def decode(
-        self, stream: Stream, body: bytes | bytearray, media: Media, window: Window, *, items_max: int, strict: bool
+        self,
+        stream: Stream,
+        body: bytes | bytearray,
+        media: Media,
+        window: Window,
+        *,
+        items_max: int,
+        strict: bool,
+        teams: frozenset[str] | None = None,
     ) -> Batch:
-        """As ingest.web.decode.decode, to rows. Bodies wait for one another.
+        """As ingest.web.decode.decode, to rows, without usage events of other teams than these. Bodies wait for one another.
 
         Raises errors.BodyUnreadable and errors.LimitExceeded as that does, and errors.DecoderGone if the process ended, or
         was too slow, ATTEMPTS_MAX times over this body.
         """
-        question = _Question(stream.name, media, window.oldest, window.newest, items_max, strict, len(body))
+        question = _Question(stream.name, media, window.oldest, window.newest, items_max, strict, teams, len(body))
         async with self._turn:
             for _ in range(ATTEMPTS_MAX):
                 try:
@@ -213,9 +222,8 @@ def _answer_to(question: _Question, body: bytearray, encode: Encode) -> tuple[_A
     stream = next(stream for stream in STREAMS if stream.name == question.stream)
     window = Window(question.oldest, question.newest)
     try:
-        batch = decode(stream, body, question.media, window, items_max=question.items_max, strict=question.strict).encoded(
-            encode
-        )
+        decoded = decode(stream, body, question.media, window, items_max=question.items_max, strict=question.strict)
+        batch = decoded.of_teams(question.teams).encoded(encode)
     except errors.LimitExceeded as error:
         return _TooMany(error.name, error.limit, error.seen, error.unit), b""
     except errors.BodyUnreadable as error:

@@ -32,14 +32,22 @@ class Decoding:
         self._turn = asyncio.Lock()
 
     async def read(
-        self, stream: Stream, body: bytes | bytearray, media: Media, window: Window, *, strict: bool = False
+        self,
+        stream: Stream,
+        body: bytes | bytearray,
+        media: Media,
+        window: Window,
+        *,
+        strict: bool = False,
+        teams: frozenset[str] | None = None,
     ) -> Batch:
-        """The batch in an inflated body (ingest.web.decode.decode).
+        """The batch in an inflated body (ingest.web.decode.decode), without usage events of other teams than these.
 
         Raises errors.BodyUnreadable, errors.LimitExceeded, or errors.DecoderGone.
         """
         if len(body) <= YIELD_BYTES:
-            return decode(stream, body, media, window, items_max=self._items_max, strict=strict).encoded(self._encode)
+            small = decode(stream, body, media, window, items_max=self._items_max, strict=strict)
+            return small.of_teams(teams).encoded(self._encode)
         if len(body) <= WHOLE_BYTES_MAX:
             async with self._turn:
                 await asyncio.sleep(0)
@@ -55,8 +63,8 @@ class Decoding:
             if decoded is not None:
                 async with self._turn:
                     await asyncio.sleep(0)
-                    return decoded.encoded(self._encode)
-        return await self._process.decode(stream, body, media, window, items_max=self._items_max, strict=strict)
+                    return decoded.of_teams(teams).encoded(self._encode)
+        return await self._process.decode(stream, body, media, window, items_max=self._items_max, strict=strict, teams=teams)
 
     async def close(self) -> None:
         """Ends the process for large bodies."""

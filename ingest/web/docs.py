@@ -53,15 +53,18 @@ _PAGE_POLICY = (
 )
 
 
-def routes(limits: Mapping[str, int], bulk_paths: Mapping[Stream, str], now: Callable[[], datetime]) -> list[BaseRoute]:
+def routes(
+    limits: Mapping[str, int], bulk_paths: Mapping[Stream, str], now: Callable[[], datetime], *, is_restricted: bool
+) -> list[BaseRoute]:
     """The document, the page, and what the page loads.
 
-    limits, bulk_paths: as for `openapi.document`. now: tells the time, in UTC.
+    limits, bulk_paths, is_restricted: as for `openapi.document`. now: tells the time, in UTC.
     """
 
     async def described(_request: Request) -> Response:
         # Made anew each time, because its examples carry the date; it takes 2 ms.
-        return Response(msgspec.json.encode(openapi.document(limits, bulk_paths, now())), media_type="application/json")
+        content = openapi.document(limits, bulk_paths, now(), is_restricted=is_restricted)
+        return Response(msgspec.json.encode(content), media_type="application/json")
 
     async def docs(_request: Request) -> Response:
         return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _PAGE_POLICY})

@@ -10,7 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ingest import __version__, errors
+from ingest.flow.api_keys import Scope
 from ingest.flow.intake import Intake
+from ingest.web import problems
+from ingest.web.access import Access
 
 
 class DatabaseHealth(Protocol):
@@ -28,14 +31,21 @@ class DatabaseHealth(Protocol):
 class Health:
     """The endpoints that tell rather than take."""
 
-    def __init__(self, intake: Intake, database: DatabaseHealth, limits: dict[str, int], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, intake: Intake, database: DatabaseHealth, limits: dict[str, int], access: Access, now: Callable[[], datetime]
+    ) -> None:
         self._intake = intake
+        self._access = access
         self._database = database
         self._limits = limits
         self._now = now
 
-    async def root(self, _request: Request) -> Response:
-        """What this is, in JSON."""
+    async def root(self, request: Request) -> Response:
+        """What this is, in JSON; for whoever has a key, because it names versions."""
+        try:
+            await self._access.check(request, Scope.READ)
+        except errors.IngestError as error:
+            return problems.problem_of(error)
         return _json(
             HTTPStatus.OK,
             {

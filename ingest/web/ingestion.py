@@ -13,9 +13,11 @@ from starlette.types import Receive, Scope, Send
 
 from ingest import errors
 from ingest.events import Stream, Window
+from ingest.flow import api_keys
 from ingest.flow.intake import Intake
 from ingest.verdict import Verdict
 from ingest.web import body, headers, problems
+from ingest.web.access import Access
 from ingest.web.body import BodyLimits
 from ingest.web.decode import prepare
 from ingest.web.decoding import Decoding
@@ -37,9 +39,16 @@ class BulkEndpoint:
     """
 
     def __init__(
-        self, stream: Stream, intake: Intake, decoding: Decoding, limits: BatchLimits, now: Callable[[], datetime]
+        self,
+        stream: Stream,
+        intake: Intake,
+        decoding: Decoding,
+        limits: BatchLimits,
+        access: Access,
+        now: Callable[[], datetime],
     ) -> None:
         self._stream = stream
+        self._access = access
         self._intake = intake
         self._decoding = decoding
         self._limits = limits
@@ -59,6 +68,8 @@ class BulkEndpoint:
             await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
+        key = await self._access.check(request, api_keys.Scope.INGEST)
+        teams = key.teams if key else None
         media = headers.media_of(request)
         strict = headers.is_strict(request)
         with self._intake.admit() as reservation:
@@ -69,9 +80,9 @@ class BulkEndpoint:
                 self._limits.clock_skew_seconds_max,
                 self._intake.events_from(),
             )
-            batch = await self._decoding.read(self._stream, inflated, media, window, strict=strict)
+            batch = await self._decoding.read(self._stream, inflated, media, window, strict=strict, teams=teams)
             del inflated  # the rows are all that is kept while the batch waits
-            return answer_to(await self._intake.take(batch), strict=strict)
+            return answer_to(await self._intake.take(batch, teams), strict=strict)
 
 
 def answer_to(verdict: Verdict, *, strict: bool) -> Response:

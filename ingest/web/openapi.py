@@ -6,7 +6,7 @@ what no type can say.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from ingest import __version__, errors
 from ingest.events import USAGE_EVENTS, Stream
-from ingest.verdict import ERRORS_LISTED_MAX, Outcome, Rejection, Verdict
+from ingest.verdict import ERRORS_LISTED_MAX, FORBIDDEN_TEAM, Outcome, Rejection, Verdict
 from ingest.web import problems, request_ids
 from ingest.web.decode import Media
 from ingest.web.inflate import CODINGS
@@ -27,12 +27,15 @@ from ingest.web.ingestion import answer_to
 Json = dict[str, Any]
 
 
-def document(limits: Mapping[str, int], bulk_paths: Mapping[Stream, str], now: datetime) -> Json:
+def document(
+    limits: Mapping[str, int], bulk_paths: Mapping[Stream, str], now: datetime, *, is_restricted: bool = False
+) -> Json:
     """The OpenAPI 3.1 document.
 
     limits: the settings that bound a request, by the names of their variables; MAX_BULK_SIZE, MAX_GZIP_SIZE, MAX_BODY_SIZE
         and MAX_CLOCK_SKEW_SECONDS are needed.
     bulk_paths: where each stream is taken.
+    is_restricted: whether an API key is required.
     now: in UTC. The events in the examples happened at the midnight before, so that they can be sent as they stand.
     """
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -44,12 +47,29 @@ def document(limits: Mapping[str, int], bulk_paths: Mapping[Stream, str], now: d
             {"name": "service", "description": "What this is and how it fares."},
         ],
         "paths": {
-            **{path: {"post": _bulk_operation(stream, limits, midnight)} for stream, path in bulk_paths.items()},
-            **{path: {"get": operation} for path, operation in _telling_operations().items()},
+            **{
+                path: {"post": _bulk_operation(stream, limits, midnight, is_restricted=is_restricted)}
+                for stream, path in bulk_paths.items()
+            },
+            **{
+                path: {"get": operation}
+                for path, operation in _telling_operations(limits, is_restricted=is_restricted).items()
+            },
         },
-        "components": {"schemas": _schemas(limits, bulk_paths), "headers": _RESPONSE_HEADERS},
+        "components": {
+            "schemas": _schemas(limits, bulk_paths),
+            "headers": _RESPONSE_HEADERS,
+            "securitySchemes": _KEYS,
+        },
     }
 
+
+_KEYS: dict[str, Json] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key in a header of its own."},
+}
+
+_NEEDS_A_KEY: Json = {"security": [{scheme: []} for scheme in _KEYS]}
 
 _INFO = """\
 LLM usage events in bulk into PostgreSQL with TimescaleDB, each once, for good.
@@ -84,6 +104,7 @@ ITEM_CODES = {
     "invalid_json": "no JSON, or no object",
     "invalid_field": "`field` holds what it must not",
     "missing_field": "`field` is required",
+    FORBIDDEN_TEAM: "the API key is not for the event's team",
     "too_old": "the time is before what is kept",
     "in_future": "the time is too far ahead",
     Outcome.CONFLICT.value: "this `event_id` is stored already, with other content; the first one stays",
@@ -164,7 +185,7 @@ def _schema(component: str) -> Json:
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
-def _bulk_operation(stream: Stream, limits: Mapping[str, int], midnight: datetime) -> Json:
+def _bulk_operation(stream: Stream, limits: Mapping[str, int], midnight: datetime, *, is_restricted: bool) -> Json:
     title = stream.name.replace("_", " ")
     first = "" if stream is USAGE_EVENTS else " The usage event of each must be stored before."
     return {
@@ -178,7 +199,8 @@ def _bulk_operation(stream: Stream, limits: Mapping[str, int], midnight: datetim
             "description": _REQUEST_BODY.format_map(limits),
             "content": _request_content(stream, limits, _example_items(stream, midnight)),
         },
-        "responses": _bulk_responses(limits),
+        "responses": _bulk_responses(limits, is_restricted=is_restricted),
+        **(_NEEDS_A_KEY if is_restricted else {}),
     }
 
 
@@ -274,6 +296,7 @@ _RESPONSE_HEADERS: dict[str, Json] = {
     "X-Ingest-Rejected": {"description": "The verdict's `rejected`.", "schema": _COUNT},
     "Preference-Applied": {"description": "`handling=strict`, where it was asked for.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to send the same request again.", "schema": _COUNT},
+    "WWW-Authenticate": {"description": "How to send a key (RFC 6750).", "schema": {"type": "string"}},
     "Accept": {"description": "The media types that are taken.", "schema": {"type": "string"}},
     "Accept-Encoding": {"description": "The content codings that are taken.", "schema": {"type": "string"}},
 }
@@ -282,7 +305,7 @@ _RESPONSE_HEADERS: dict[str, Json] = {
 _SETUP_ERRORS_MET = {errors.DatabaseRefused, errors.PoolerUnsupported}
 
 
-def _bulk_responses(limits: Mapping[str, int]) -> Json:
+def _bulk_responses(limits: Mapping[str, int], *, is_restricted: bool) -> Json:
     responses = {
         HTTPStatus.OK: _response(
             "Every item has its verdict.",
@@ -298,15 +321,22 @@ def _bulk_responses(limits: Mapping[str, int]) -> Json:
             {"handling=strict": answer_to(_example_verdict(accepted=0, duplicates=0, rejected=1000), strict=True)},
         ),
     }
+    met = [error for error in _refusals(limits) if is_restricted or not isinstance(error, errors.AccessDenied)]
+    responses |= _refused(met)
+    return {str(status.value): responses[status] for status in sorted(responses)}
+
+
+def _refused(met: Iterable[errors.IngestError]) -> dict[HTTPStatus, Json]:
+    """The answers to these errors, and to a mistake of ours, by status."""
     refusals: dict[HTTPStatus, dict[str, Response]] = {
         HTTPStatus.INTERNAL_SERVER_ERROR: {errors.IngestError.code: problems.internal_error()}
     }
-    for error in _refusals(limits):
+    for error in met:
         refusals.setdefault(problems.status_of(error), {})[error.code] = problems.problem_of(error)
-    for status, answers in refusals.items():
-        codes = ", ".join(f"`{code}`" for code in answers)
-        responses[status] = _response(f"{status.phrase}: {codes}", "Problem", answers)
-    return {str(status.value): responses[status] for status in sorted(responses)}
+    return {
+        status: _response(f"{status.phrase}: {', '.join(f'`{code}`' for code in answers)}", "Problem", answers)
+        for status, answers in refusals.items()
+    }
 
 
 def _response(description: str, component: str, answers: Mapping[str, Response]) -> Json:
@@ -333,12 +363,14 @@ def _refusals(limits: Mapping[str, int]) -> Iterator[errors.IngestError]:
     for kind in _leaves(errors.IngestError):
         if kind is errors.ClientGone or (issubclass(kind, errors.SetupError) and kind not in _SETUP_ERRORS_MET):
             continue
+        sentence = " ".join((inspect.getdoc(kind) or "").split()).partition(". ")[0].rstrip(".") + "."
         if issubclass(kind, errors.LimitExceeded):
             items_max = limits["MAX_BULK_SIZE"]
             yield kind("MAX_BULK_SIZE", items_max, items_max + 1, "items")
+        elif issubclass(kind, errors.RateExceeded):
+            yield kind(sentence, 12)
         else:
-            sentence = " ".join((inspect.getdoc(kind) or "").split()).partition(". ")[0]
-            yield kind(f"{sentence.rstrip('.')}.")
+            yield kind(sentence)
 
 
 def _leaves(kind: type[errors.IngestError]) -> Iterator[type[errors.IngestError]]:
@@ -373,8 +405,18 @@ def _example_verdict(*, accepted: int, duplicates: int, rejected: int) -> Verdic
 # --- what only tells --------------------------------------------------------------------------------------------------
 
 
-def _telling_operations() -> dict[str, Json]:
+def _telling_operations(limits: Mapping[str, int], *, is_restricted: bool) -> dict[str, Json]:
     """Of `ingest.web.health`, by path."""
+    operations = _open_operations()
+    if is_restricted:
+        kinds = (errors.KeyMissing, errors.KeyRefused, errors.RateExceeded, errors.DatabaseAway, errors.NotReady)
+        met = _refused(error for error in _refusals(limits) if isinstance(error, kinds))
+        operations["/"]["responses"] |= {str(status.value): met[status] for status in sorted(met)}
+        operations["/"] |= _NEEDS_A_KEY
+    return operations
+
+
+def _open_operations() -> dict[str, Json]:
     text, flag, time = {"type": "string"}, {"type": "boolean"}, {"type": "string", "format": "date-time"}
     known = {"type": ["string", "null"]}
     database = _object(

@@ -1,5 +1,6 @@
 """From an error to its answer: problem details for HTTP APIs (RFC 9457). The one table of codes and statuses."""
 
+import math
 import random
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +20,10 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = (1, 3)
 
 STATUS: dict[type[errors.IngestError], HTTPStatus] = {
+    errors.KeyMissing: HTTPStatus.UNAUTHORIZED,
+    errors.KeyRefused: HTTPStatus.UNAUTHORIZED,
+    errors.AccessDenied: HTTPStatus.FORBIDDEN,
+    errors.RateExceeded: HTTPStatus.TOO_MANY_REQUESTS,
     errors.BodyUnreadable: HTTPStatus.BAD_REQUEST,
     errors.BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
     errors.LimitExceeded: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -67,6 +72,10 @@ def problem_of(error: errors.IngestError) -> Response:
     more: dict[str, Any] = {}
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(random.randint(*RETRY_AFTER_SECONDS))  # noqa: S311 - spreads, guards nothing
+    if status is HTTPStatus.UNAUTHORIZED:  # RFC 6750, section 3
+        headers["WWW-Authenticate"] = "Bearer" if isinstance(error, errors.KeyMissing) else 'Bearer error="invalid_token"'
+    if isinstance(error, errors.RateExceeded):
+        headers["Retry-After"] = str(math.ceil(error.wait_seconds))
     if isinstance(error, errors.EncodingUnsupported):
         headers["Accept-Encoding"] = ", ".join(CODINGS)
     if isinstance(error, errors.TypeUnsupported):

@@ -13,7 +13,9 @@ from ingest import errors
 from ingest.events import MESSAGE_ARCHIVES, USAGE_EVENTS
 from ingest.settings import DatabaseUrl
 from ingest.store import files, migrate, policies, status
+from ingest.store.api_keys import StoredKeys
 from ingest.store.database import Database
+from ingest.store.event_teams import EventTeams
 from ingest.store.writer import BatchWriter
 from ingest.verdict import Outcome
 from tests import rollups, servers
@@ -42,6 +44,11 @@ WRITER = {
     "SELECT on message_archive_ids.stored_at",
     "SELECT on message_archive_ids.fingerprint",
     "INSERT on message_archives",
+    "SELECT on api_keys",
+    "SELECT on usage_event_ids.event_time",
+    "SELECT on usage_events.event_id",
+    "SELECT on usage_events.event_time",
+    "SELECT on usage_events.team",
 }
 WRITER_BY_EDITION = {
     "timescaledb": set[str](),
@@ -116,7 +123,8 @@ def granted(right: str) -> str:
 
 
 def use(url: DatabaseUrl, now: datetime) -> None:
-    """What the service does with its database: events and archives, new ones and again. Raises what is in the way."""
+    """What the service does with its database: events and archives, new ones and again; keys, and whose an event is. Raises
+    what is in the way."""
     asyncio.run(_use(url, now))
 
 
@@ -132,6 +140,9 @@ async def _use(url: DatabaseUrl, now: datetime) -> None:
             assert (await store(writer, stream, items)).outcomes == {}
             again = await store(writer, stream, items)
             assert again.outcomes == dict.fromkeys(range(3), Outcome.DUPLICATE)
+        assert await StoredKeys(database).find(["unknown"]) == {}
+        event_ids = [item.event_id.bytes for item in events]
+        assert await EventTeams(database).teams_of(event_ids) == dict.fromkeys(event_ids, "search")
     finally:
         await database.close()
 
@@ -179,9 +190,11 @@ def test_the_writer_needs_every_one_of_its_rights(
 
 
 DENIED_TO_THE_WRITER = [
-    "SELECT event_id FROM analytics.usage_events",
+    "SELECT user_id FROM analytics.usage_events",
+    "SELECT prompt FROM analytics.usage_events",
     "SELECT prompt_full FROM analytics.message_archives",
-    "SELECT event_time FROM analytics.usage_event_ids",
+    "UPDATE analytics.api_keys SET revoked_at = NULL",
+    "INSERT INTO analytics.api_keys (key_id, name, secret_sha256, scope) VALUES ('', '', '', '')",
     "INSERT INTO analytics.time_bounds VALUES ('ids_from', now())",
     "INSERT INTO analytics.installation (edition) VALUES ('postgresql')",
     "INSERT INTO analytics.policy_history (policy, file, settings, state) VALUES ('', '', '{}', '{}')",
@@ -196,6 +209,7 @@ DENIED_TO_THE_WRITER = [
     "COPY (SELECT 1) TO PROGRAM 'true'",
 ]
 DENIED_TO_THE_READER = [
+    "SELECT name FROM analytics.api_keys",
     "SELECT prompt_full FROM analytics.message_archives",
     "SELECT event_id FROM analytics.message_archive_ids",
     "INSERT INTO analytics.usage_event_ids VALUES (gen_random_uuid(), now(), 1)",

@@ -44,7 +44,7 @@ def test_every_sql_file_begins_with_a_comment() -> None:
 
 
 def test_every_parameter_of_a_statement_is_explained() -> None:
-    for path in [*ROOT.glob("sql/load/*.sql"), *ROOT.glob("sql/state/*.sql")]:
+    for path in [*ROOT.glob("sql/load/*.sql"), *ROOT.glob("sql/state/*.sql"), *ROOT.glob("sql/keys/*.sql")]:
         comments = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("--"))
         statement = path.read_text().removeprefix(comments)
         explained = set(re.findall(r"^-- (\$\d)", comments, re.MULTILINE))

@@ -1,5 +1,6 @@
 """What is known to be wrong is not sent to the store, the rest is, once; and what comes of it is said."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from uuid import uuid4
@@ -39,6 +40,18 @@ class FakeStore:
         return self.answer
 
 
+class FakeTeams:
+    """Knows the teams of some events, and remembers what it was asked (ingest.flow.intake.EventTeams)."""
+
+    def __init__(self, teams: Mapping[bytes, str] | None = None) -> None:
+        self.teams = teams or {}
+        self.asked: list[Sequence[bytes]] = []
+
+    async def teams_of(self, event_ids: Sequence[bytes]) -> Mapping[bytes, str]:
+        self.asked.append(event_ids)
+        return {event_id: team for event_id, team in self.teams.items() if event_id in event_ids}
+
+
 def rejection(index: int) -> Rejection:
     return Rejection(index=index, event_id=None, code="invalid_field", field="team", message="Wrong.")
 
@@ -57,8 +70,8 @@ def batch(good: int, bad: int = 0, *, strict: bool = False, stream: Stream = USA
     )
 
 
-def intake(store: FakeStore) -> Intake:
-    return Intake(store, Admission(1000))
+def intake(store: FakeStore, teams: FakeTeams | None = None) -> Intake:
+    return Intake(store, Admission(1000), teams or FakeTeams())
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -123,7 +136,7 @@ async def test_a_store_that_is_away_is_no_verdict() -> None:
 
 def test_requests_are_let_in_while_the_store_is_ready() -> None:
     admission = Admission(1000)
-    taking = Intake(FakeStore(), admission)
+    taking = Intake(FakeStore(), admission, FakeTeams())
 
     taking.check_open()
     with taking.admit() as reservation:
@@ -143,7 +156,7 @@ def test_nobody_is_let_in_while_the_store_is_not_ready() -> None:
 
 def test_nobody_is_let_in_while_the_process_drains() -> None:
     admission = Admission(1000)
-    taking = Intake(FakeStore(), admission)
+    taking = Intake(FakeStore(), admission, FakeTeams())
     admission.close()
 
     for enter in (taking.check_open, taking.admit):
@@ -153,3 +166,66 @@ def test_nobody_is_let_in_while_the_process_drains() -> None:
 
 def test_what_the_store_has_forgotten_is_passed_on() -> None:
     assert intake(FakeStore()).events_from() == EVENTS_FROM
+
+
+async def test_archives_are_stored_only_where_the_event_is_known_to_be_of_the_teams() -> None:
+    store = FakeStore()
+    ids = [uuid4() for _ in range(4)]
+    archives = [samples.archive(event_id) for event_id in ids]
+    given = Batch(
+        stream=MESSAGE_ARCHIVES,
+        received=5,
+        rows=rows.encode(MESSAGE_ARCHIVES, archives),
+        indices=[0, 1, 3, 4],
+        rejections=[rejection(2)],
+    )
+    teams = FakeTeams({ids[0].bytes: "search", ids[1].bytes: "ads", ids[3].bytes: "search"})
+
+    verdict = await intake(store, teams).take(given, frozenset({"search"}))
+
+    assert (verdict.accepted, verdict.rejected) == (2, 3)
+    assert [(error.index, error.code) for error in verdict.errors] == [
+        (1, "forbidden_team"),
+        (2, "invalid_field"),
+        (3, "unknown_event"),
+    ]
+    assert [error.event_id for error in verdict.errors] == [str(ids[1]), None, str(ids[2])]
+    [(_, stored, _)] = store.asked
+    assert stored == rows.encode(MESSAGE_ARCHIVES, [archives[0], archives[3]])
+
+
+async def test_what_the_store_says_of_the_archives_that_are_left_is_said_of_the_right_ones() -> None:
+    ids = [uuid4() for _ in range(3)]
+    given = Batch(
+        stream=MESSAGE_ARCHIVES,
+        received=3,
+        rows=rows.encode(MESSAGE_ARCHIVES, [samples.archive(event_id) for event_id in ids]),
+        indices=range(3),
+    )
+    teams = FakeTeams({ids[0].bytes: "ads", ids[1].bytes: "search", ids[2].bytes: "search"})
+
+    verdict = await intake(FakeStore({1: Outcome.CONFLICT}), teams).take(given, frozenset({"search"}))
+
+    assert [(error.index, error.code, error.event_id) for error in verdict.errors] == [
+        (0, "forbidden_team", str(ids[0])),
+        (2, "conflict", str(ids[2])),
+    ]
+
+
+async def test_one_archive_of_another_team_rejects_all_where_that_was_asked_for() -> None:
+    store = FakeStore()
+
+    verdict = await intake(store).take(batch(2, strict=True, stream=MESSAGE_ARCHIVES), frozenset({"search"}))
+
+    assert (verdict.rejected, store.asked) == (2, [])
+
+
+@pytest.mark.parametrize(("stream", "teams"), [(USAGE_EVENTS, frozenset({"search"})), (MESSAGE_ARCHIVES, None)])
+async def test_teams_are_looked_up_only_for_archives_of_a_key_that_is_bound_to_some(
+    stream: Stream, teams: frozenset[str] | None
+) -> None:
+    known = FakeTeams()
+
+    verdict = await intake(FakeStore(), known).take(batch(2, stream=stream), teams)
+
+    assert (verdict.accepted, known.asked) == (2, [])

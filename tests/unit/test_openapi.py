@@ -6,7 +6,8 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,12 +22,16 @@ from starlette.routing import Route
 
 from ingest import errors
 from ingest.events import MESSAGE_ARCHIVES, STREAMS, USAGE_EVENTS, Stream, Window
+from ingest.flow import api_keys
 from ingest.flow.admission import Admission
+from ingest.flow.api_keys import ApiKey, KeyRing, NewKey, Scope
 from ingest.flow.batch import Rows, Stored
 from ingest.flow.intake import Intake
+from ingest.flow.rates import Rates
 from ingest.store import rows
-from ingest.verdict import Outcome
+from ingest.verdict import FORBIDDEN_TEAM, Outcome
 from ingest.web import body, docs, items, openapi, problems
+from ingest.web.access import Access
 from ingest.web.body import BodyLimits
 from ingest.web.decode import Media, decode
 from ingest.web.decoding import Decoding
@@ -38,11 +43,12 @@ from tests.samples import wire_archive, wire_event
 NOW = datetime.now(UTC)
 LIMITS = {"MAX_BULK_SIZE": 10, "MAX_GZIP_SIZE": 1000, "MAX_BODY_SIZE": 5000, "MAX_CLOCK_SKEW_SECONDS": 300}
 PATHS = {USAGE_EVENTS: "/events", MESSAGE_ARCHIVES: "/archives"}
-DOCUMENT = openapi.document(LIMITS, PATHS, NOW)
+DOCUMENT = openapi.document(LIMITS, PATHS, NOW, is_restricted=True)
+OPEN_DOCUMENT = openapi.document(LIMITS, PATHS, NOW, is_restricted=False)
 
 
 class Database:
-    """Stores everything, or does as it was told; the store and the database's health in one."""
+    """Stores everything, or does as it was told; the store, the database's health and the keys in one."""
 
     def __init__(self) -> None:
         self.stored = Stored({})
@@ -60,6 +66,14 @@ class Database:
             raise self.broken
         return self.stored
 
+    async def teams_of(self, event_ids: Sequence[bytes]) -> Mapping[bytes, str]:
+        return {}
+
+    async def find(self, key_ids: Sequence[str]) -> Mapping[str, ApiKey]:
+        if self.broken is not None:
+            raise self.broken
+        return {key.key_id: key for key in KEYS.values()}
+
     async def ping(self) -> bool:
         return self.broken is None
 
@@ -72,10 +86,48 @@ def database() -> Database:
     return Database()
 
 
+def api_key(new: NewKey, number: int, **fields: Any) -> ApiKey:
+    return ApiKey(
+        **{
+            "key_id": new.key_id,
+            "number": number,
+            "name": "chat",
+            "secret_sha256": new.secret_sha256,
+            "scope": Scope.INGEST,
+            "teams": None,
+            "rate_per_minute": None,
+            "expires_at": None,
+            **fields,
+        }
+    )
+
+
+ANY_TEAM, ONE_TEAM, READING, RARE = (api_keys.make() for _ in range(4))
+KEYS = {
+    "any team": api_key(ANY_TEAM, 1),
+    "one team": api_key(ONE_TEAM, 2, teams=frozenset({"ads"})),
+    "reading": api_key(READING, 3, scope=Scope.READ),
+    "rare": api_key(RARE, 4, rate_per_minute=1),
+}
+
+
 @pytest_asyncio.fixture
 async def client(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    async with _client(database, Access(None), monkeypatch) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def stranger(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without a key, where one is required."""
+    async with _client(database, Access(KeyRing(database, Rates())), monkeypatch) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _client(database: Database, access: Access, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
     monkeypatch.setattr(body, "LINGER_SECONDS", 0)
-    intake = Intake(database, Admission(1_000_000))
+    intake = Intake(database, Admission(1_000_000), database)
     limits = BatchLimits(
         body=BodyLimits(
             compressed_bytes_max=LIMITS["MAX_GZIP_SIZE"], body_bytes_max=LIMITS["MAX_BODY_SIZE"], timeout_seconds=0.01
@@ -85,18 +137,18 @@ async def client(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         clock_skew_seconds_max=LIMITS["MAX_CLOCK_SKEW_SECONDS"],
     )
     decoding = Decoding(rows.encode, "ingest.store.rows:encode", items_max=LIMITS["MAX_BULK_SIZE"])
-    health = Health(intake, database, LIMITS, lambda: NOW)
+    health = Health(intake, database, LIMITS, access, lambda: NOW)
     app = Starlette(
         routes=[
             *(
-                Route(path, BulkEndpoint(stream, intake, decoding, limits, lambda: NOW), methods=["POST"])
+                Route(path, BulkEndpoint(stream, intake, decoding, limits, access, lambda: NOW), methods=["POST"])
                 for stream, path in PATHS.items()
             ),
             Route("/", health.root),
             Route("/healthz", health.healthz),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
-            *docs.routes(LIMITS, PATHS, lambda: NOW),
+            *docs.routes(LIMITS, PATHS, lambda: NOW, is_restricted=access.is_restricted),
         ],
         middleware=[Middleware(RequestIds)],
     )
@@ -128,8 +180,9 @@ def assert_documented(answer: httpx.Response, path: str, method: str) -> None:
 
 
 def test_it_is_valid_openapi_3_1() -> None:
-    assert DOCUMENT["openapi"].startswith("3.1.")
-    OpenAPIV31SpecValidator(DOCUMENT).validate()
+    for document in (DOCUMENT, OPEN_DOCUMENT):
+        assert document["openapi"].startswith("3.1.")
+        OpenAPIV31SpecValidator(document).validate()
 
 
 def test_it_names_what_clients_look_for() -> None:
@@ -266,7 +319,7 @@ def test_every_code_of_a_refusal_is_documented() -> None:
         for example in content["examples"].values()
     }
 
-    for branch in (errors.RequestRefused, errors.Unavailable):
+    for branch in (errors.AccessDenied, errors.RequestRefused, errors.Unavailable):
         assert set(codes(branch)) - {branch.code} <= documented
     assert {"internal_error", "batch_rejected"} <= documented
     assert "port_taken" not in documented
@@ -275,7 +328,7 @@ def test_every_code_of_a_refusal_is_documented() -> None:
 def test_every_code_of_an_item_is_documented() -> None:
     raised = set(re.findall(r'Rejected\(\s*"(\w+)"', inspect.getsource(items)))
 
-    assert raised | set(Outcome) - {Outcome.DUPLICATE} == openapi.ITEM_CODES.keys()
+    assert raised | {FORBIDDEN_TEAM} | set(Outcome) - {Outcome.DUPLICATE} == openapi.ITEM_CODES.keys()
 
 
 def test_the_answers_in_the_examples_are_valid() -> None:
@@ -361,6 +414,95 @@ async def test_what_is_answered_when_the_store_fails_is_documented(
     assert_documented(answer, "/events", "post")
 
 
+def with_key(new: NewKey) -> dict[str, str]:
+    return {"Authorization": f"Bearer {new.text}"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        pytest.param({}, "key_missing", id="none"),
+        pytest.param({"Authorization": "Basic YTpi"}, "key_missing", id="another scheme"),
+        pytest.param({"Authorization": "Bearer "}, "key_refused", id="nothing"),
+        pytest.param({"X-API-Key": "hello"}, "key_refused", id="no key"),
+        pytest.param({"X-API-Key": f"{ANY_TEAM.text[:-1]}!"}, "key_refused", id="a strange character"),
+        pytest.param(
+            {"X-API-Key": ONE_TEAM.text.replace(ONE_TEAM.key_id, ANY_TEAM.key_id)}, "key_refused", id="another's secret"
+        ),
+        pytest.param(with_key(api_keys.make()), "key_refused", id="unknown"),
+    ],
+)
+async def test_whoever_has_no_key_is_401(stranger: httpx.AsyncClient, headers: dict[str, str], code: str) -> None:
+    for path, method in (("/events", "post"), ("/archives", "post"), ("/", "get")):
+        answer = await stranger.request(method, path, headers=headers)
+
+        assert (answer.status_code, answer.json()["code"]) == (401, code)
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+        assert_documented(answer, path, method)
+
+
+@pytest.mark.parametrize(
+    "headers", [with_key(ANY_TEAM), {"Authorization": f"bEARER  {ANY_TEAM.text} "}, {"X-API-Key": ANY_TEAM.text}]
+)
+async def test_a_key_may_be_sent_in_either_header(stranger: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    answer = await stranger.post("/events", json=[wire_event(event_time=NOW.isoformat())], headers=headers)
+
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+
+
+async def test_a_key_for_reading_may_read_and_not_write(stranger: httpx.AsyncClient) -> None:
+    answer = await stranger.post("/events", json=[], headers=with_key(READING))
+
+    assert (answer.status_code, answer.json()["code"]) == (403, "scope_forbidden")
+    assert_documented(answer, "/events", "post")
+    assert (await stranger.get("/", headers=with_key(READING))).status_code == 200
+
+
+async def test_a_key_that_is_used_too_often_is_told_when_to_come_again(stranger: httpx.AsyncClient) -> None:
+    assert (await stranger.post("/events", json=[], headers=with_key(RARE))).status_code == 200
+    answer = await stranger.post("/events", json=[], headers=with_key(RARE))
+
+    assert (answer.status_code, answer.json()["code"]) == (429, "rate_exceeded")
+    assert 55 <= int(answer.headers["Retry-After"]) <= 60
+    assert_documented(answer, "/events", "post")
+
+
+async def test_events_of_another_team_are_rejected_and_the_others_stored(stranger: httpx.AsyncClient) -> None:
+    events = [wire_event(event_time=NOW.isoformat(), team=team) for team in ("ads", "search", "ads")]
+
+    answer = await stranger.post("/events", json=events, headers=with_key(ONE_TEAM))
+
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 2)
+    [error] = answer.json()["errors"]
+    assert (error["index"], error["code"], error["field"]) == (1, "forbidden_team", "team")
+    assert error["event_id"] == events[1]["event_id"]
+    assert_documented(answer, "/events", "post")
+
+
+async def test_keys_that_can_not_be_looked_up_are_503(stranger: httpx.AsyncClient, database: Database) -> None:
+    database.broken = errors.DatabaseAway("away")
+
+    for path, method in (("/events", "post"), ("/", "get")):
+        answer = await stranger.request(method, path, headers=with_key(ANY_TEAM))
+
+        assert answer.status_code == 503
+        assert_documented(answer, path, method)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz", "/docs", "/openapi.json"])
+async def test_health_and_docs_need_no_key(stranger: httpx.AsyncClient, path: str) -> None:
+    assert (await stranger.get(path)).status_code == 200
+
+
+async def test_where_no_key_is_required_none_is_looked_at_and_none_is_documented(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/events", json=[], headers={"X-API-Key": "hello"})
+
+    assert answer.status_code == 200
+    assert "security" not in json.dumps(OPEN_DOCUMENT["paths"])
+    assert OPEN_DOCUMENT["paths"]["/events"]["post"]["responses"].keys().isdisjoint({"401", "403", "429"})
+    assert DOCUMENT["paths"]["/events"]["post"]["security"] == DOCUMENT["paths"]["/"]["get"]["security"] != []
+
+
 @pytest.mark.parametrize("path", ["/", "/healthz", "/livez", "/readyz"])
 @pytest.mark.parametrize("broken", [None, errors.DatabaseAway("away"), errors.DatabaseRefused("refused")], ids=str)
 async def test_what_the_service_tells_is_documented(
@@ -374,8 +516,8 @@ async def test_what_the_service_tells_is_documented(
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-async def test_the_document_is_served(client: httpx.AsyncClient) -> None:
-    answer = await client.get(docs.DOCUMENT_PATH)
+async def test_the_document_is_served(stranger: httpx.AsyncClient) -> None:
+    answer = await stranger.get(docs.DOCUMENT_PATH)
 
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == DOCUMENT

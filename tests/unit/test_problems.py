@@ -27,6 +27,8 @@ EVERY = list(tree())
 def made(kind: type[errors.IngestError], message: str = "A sentence.") -> errors.IngestError:
     if kind is errors.LimitExceeded:
         return errors.LimitExceeded("MAX_BODY_SIZE", 10, 11, "bytes")
+    if kind is errors.RateExceeded:
+        return errors.RateExceeded(message, 11.2)
     return kind(message)
 
 
@@ -37,6 +39,10 @@ def members(answer: Response) -> dict[str, object]:
 
 STATUSES: dict[type[errors.IngestError], int] = {
     errors.IngestError: 500,
+    errors.KeyMissing: 401,
+    errors.KeyRefused: 401,
+    errors.ScopeForbidden: 403,
+    errors.RateExceeded: 429,
     errors.BodyUnreadable: 400,
     errors.BodyTimeout: 408,
     errors.EncodingUnsupported: 415,
@@ -78,6 +84,8 @@ def test_only_what_may_be_tried_again_says_when(kind: type[errors.IngestError]) 
 
     if problems.status_of(made(kind)) == 503:
         assert waits == {"1", "2", "3"}
+    elif kind is errors.RateExceeded:
+        assert waits == {"12"}
     else:
         assert waits == {None}
 

@@ -77,10 +77,13 @@ NEIGHBOURS = {
 """What a variable needs beside it so that it may hold anything at all."""
 
 
+OTHERS = {"DB_URL", "INGEST_DATA_DIR", "AUTH_REQUIRED", "CORS_ALLOW_ORIGINS", "MAINTENANCE"}
+
+
 def test_the_tables_here_have_every_variable() -> None:
     variables = {info.encode_name for info in msgspec.structs.fields(Settings)}
 
-    assert {number.variable for number in NUMBERS} | {"DB_URL", "INGEST_DATA_DIR", "MAINTENANCE"} == variables
+    assert {number.variable for number in NUMBERS} | OTHERS == variables
 
 
 def test_nothing_needs_to_be_set() -> None:
@@ -101,6 +104,39 @@ def test_maintenance_is_on_or_off(choice: str) -> None:
 def test_maintenance_is_nothing_else(choice: str) -> None:
     with pytest.raises(errors.SettingInvalid, match=f"^MAINTENANCE='{choice}' is not allowed: it must be on or off\\.$"):
         load(MAINTENANCE=choice)
+
+
+@pytest.mark.parametrize(("text", "required"), [("true", True), ("TRUE", True), ("false", False), ("0", False)])
+def test_whether_a_key_is_required_may_be_said(text: str, required: bool) -> None:
+    assert load().auth_required is None
+    assert load(AUTH_REQUIRED=text).auth_required is required
+
+
+@pytest.mark.parametrize("text", ["on", "null", "no", "2"])
+def test_whether_a_key_is_required_is_true_or_false(text: str) -> None:
+    assert refusal(AUTH_REQUIRED=text) == f"AUTH_REQUIRED={text!r} is not allowed: it must be true or false."
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("https://app.example.com", ["https://app.example.com"]),
+        ("http://localhost:3000 , https://[::1]:8443", ["http://localhost:3000", "https://[::1]:8443"]),
+        ("*", ["*"]),
+    ],
+)
+def test_origins_are_listed(text: str, origins: list[str]) -> None:
+    assert load().cors_origins == []
+    assert load(CORS_ALLOW_ORIGINS=text).cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    "text", ["example.com", "https://example.com/", "https://a.example, b", "ftp://x", "null", "https://*.example.com"]
+)
+def test_what_is_no_origin_is_refused(text: str) -> None:
+    assert refusal(CORS_ALLOW_ORIGINS=text).startswith(
+        f"CORS_ALLOW_ORIGINS={text!r} is not allowed: it must be origins such as https"
+    )
 
 
 def test_policies_get_every_setting_they_read() -> None:
@@ -149,7 +185,7 @@ def test_a_fraction_is_no_whole_number(number: Number) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t", "\n"])
-@pytest.mark.parametrize("variable", [*(number.variable for number in NUMBERS), "DB_URL", "INGEST_DATA_DIR"])
+@pytest.mark.parametrize("variable", [*(number.variable for number in NUMBERS), *sorted(OTHERS - {"MAINTENANCE"})])
 def test_a_variable_that_is_set_to_nothing_counts_as_not_set(variable: str, text: str) -> None:
     assert load(NOWHERE, **{variable: text}) == Settings()
 
