@@ -1,8 +1,9 @@
 -- API keys: who may send, as which teams, how often, until when. `ingest keys` writes them, the service reads them.
 --
--- Needs:    0001.
+-- Needs:    0001 to 0004.
 -- Settings: none.
--- Undo:     DROP TABLE analytics.api_keys. Nobody can send then, unless the service runs with AUTH_REQUIRED=false.
+-- Undo:     DROP TABLE analytics.api_keys; DROP FUNCTION analytics.teams_of_events(uuid[]). Nobody can send then, unless the service
+--           runs with AUTH_REQUIRED=false.
 --
 -- A key is lai_<key_id>_<secret>. Of the secret there is only the SHA-256: it is made of 32 random bytes, so that nobody can try
 -- them all, and a slow hash, which passwords need, would only slow down the service.
@@ -38,3 +39,26 @@ COMMENT ON COLUMN analytics.api_keys.teams IS
     'The teams whose events it may send; NULL: all.';
 COMMENT ON COLUMN analytics.api_keys.rate_per_minute IS
     'Requests a minute; NULL: as many as it likes.';
+
+-- The teams of usage events, by id; those that are not stored are left out. An archive has no team of its own, so this is asked
+-- before archives are stored for a key that is bound to teams.
+--
+-- It has its owner's rights, because the writer can't read an event. (A grant on some columns won't do: TimescaleDB 2.28 hands it
+-- down to the table with the compressed rows, which doesn't have them.) One look into one chunk for each id, because the ledger
+-- has its time; a plain join may read all chunks.
+CREATE OR REPLACE FUNCTION analytics.teams_of_events(event_ids uuid[]) RETURNS TABLE (event_id uuid, team text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT ledger.event_id, event.team
+    FROM analytics.usage_event_ids ledger
+    CROSS JOIN LATERAL (
+        SELECT stored.team
+        FROM analytics.usage_events stored
+        WHERE stored.event_time = ledger.event_time AND stored.event_id = ledger.event_id
+        LIMIT 1
+    ) event
+    WHERE ledger.event_id = ANY (event_ids)
+$$;
+
+-- sql/grants.sql gives it to the writer.
+REVOKE EXECUTE ON FUNCTION analytics.teams_of_events(uuid[]) FROM PUBLIC;

@@ -9,7 +9,7 @@
 -- It takes nothing away: what a DBA grants besides, stays. A table gets only what is missing, because a GRANT on a hypertable
 -- writes to the catalog entries of all its chunks, where it could meet a job that does the same.
 --
--- Functions need no grant but one: they have the rights of their caller, also those that the rollup views call. So has a
+-- Functions need no grant but two: they have the rights of their caller, also those that the rollup views call. So has a
 -- background job: TimescaleDB Community lets everybody make one, and the writer's could do no more than the writer.
 
 DO $$
@@ -27,7 +27,7 @@ BEGIN
             ('writer', 'SELECT', '_yoyo_migration',     NULL),
             ('writer', 'SELECT', 'installation',        NULL),
             ('writer', 'SELECT', 'time_bounds',         NULL),
-            -- A batch (sql/load). Of the ledgers it reads what ON CONFLICT, RETURNING and judging name.
+            -- A batch (sql/load). Of the ledgers it reads what ON CONFLICT, RETURNING and judging name; of events, nothing.
             ('writer', 'INSERT', 'usage_event_ids',     NULL),
             ('writer', 'SELECT', 'usage_event_ids',     'event_id'),
             ('writer', 'SELECT', 'usage_event_ids',     'fingerprint'),
@@ -38,12 +38,7 @@ BEGIN
             ('writer', 'SELECT', 'message_archive_ids', 'stored_at'),
             ('writer', 'SELECT', 'message_archive_ids', 'fingerprint'),
             ('writer', 'INSERT', 'message_archives',    NULL),
-            -- API keys, and whose event an archive is, which keys that are bound to teams ask for.
             ('writer', 'SELECT', 'api_keys',            NULL),
-            ('writer', 'SELECT', 'usage_event_ids',     'event_time'),
-            ('writer', 'SELECT', 'usage_events',        'event_id'),
-            ('writer', 'SELECT', 'usage_events',        'event_time'),
-            ('writer', 'SELECT', 'usage_events',        'team'),
             -- Reports. Where the rollups are tables, their views read usage_events and time_bounds with the reader's rights.
             ('reader', 'SELECT', 'usage_events',        NULL),
             ('reader', 'SELECT', 'usage_event_ids',     NULL),
@@ -68,8 +63,13 @@ BEGIN
             ELSE has_column_privilege(role_name, relation, column_name, privilege)
         END
         UNION ALL
-        -- Plain PostgreSQL: which partitions there are, and one more where a batch needs it. That function, as no other, has
-        -- its owner's rights, so 0006 took it from PUBLIC.
+        -- Whose an event is. This function and the next have their owner's rights, so 0016 and 0006 took them from PUBLIC.
+        SELECT format('GRANT EXECUTE ON FUNCTION analytics.teams_of_events(uuid[]) TO %I', role_name)
+        FROM analytics.roles
+        JOIN pg_roles ON rolname = role_name
+        WHERE duty = 'writer'
+        UNION ALL
+        -- Plain PostgreSQL: which partitions there are, and one more where a batch needs it.
         SELECT format(
             'GRANT SELECT ON analytics.partitions TO %1$I;'
             'GRANT EXECUTE ON FUNCTION analytics.ensure_partition(text, timestamptz, interval) TO %1$I', role_name)

@@ -1,7 +1,7 @@
 -- The three roles that the service needs, so that nobody works as a superuser:
 -- * ingest_owner owns the schema: `ingest migrate`, `ingest policies` and `ingest maintain` run as it.
--- * ingest_writer is what the service runs as. It may insert into what it writes, and nothing else: it can't change or delete an
---   event, nor make a table, and of an event it can read the id, the time and the team.
+-- * ingest_writer is what the service runs as. It may insert into what it writes, and nothing else: it can't read, change or
+--   delete an event, nor make a table. It may read API keys, without their secrets, and ask whose an event is, by its id.
 -- * ingest_reader is for reports: usage events (with the prompt, where a client sends one), ids, rollups, the state of the
 --   policies. Not message_archives; if it is to: GRANT SELECT ON analytics.message_archives TO ingest_reader;
 --

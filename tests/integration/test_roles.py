@@ -45,10 +45,7 @@ WRITER = {
     "SELECT on message_archive_ids.fingerprint",
     "INSERT on message_archives",
     "SELECT on api_keys",
-    "SELECT on usage_event_ids.event_time",
-    "SELECT on usage_events.event_id",
-    "SELECT on usage_events.event_time",
-    "SELECT on usage_events.team",
+    "EXECUTE on teams_of_events",
 }
 WRITER_BY_EDITION = {
     "timescaledb": set[str](),
@@ -170,10 +167,13 @@ def test_writer_and_reader_have_these_rights_and_no_others(with_policies: Databa
 def test_public_may_call_functions_and_none_with_more_rights_than_its_own(with_policies: DatabaseUrl) -> None:
     assert {right.partition(" on ")[0] for right in rights(with_policies, "PUBLIC")} <= {"EXECUTE"}
     with_rights_of_the_owner = "FROM pg_proc WHERE pronamespace = 'analytics'::regnamespace AND prosecdef"
-    assert servers.query(with_policies, f"SELECT proname::text {with_rights_of_the_owner}") == [("ensure_partition",)]
+    assert servers.query(with_policies, f"SELECT proname::text {with_rights_of_the_owner} ORDER BY 1") == [
+        ("ensure_partition",),
+        ("teams_of_events",),
+    ]
     assert servers.query(
         with_policies, f"SELECT has_function_privilege('pg_monitor', oid, 'EXECUTE') {with_rights_of_the_owner}"
-    ) == [(False,)]
+    ) == [(False,), (False,)]
 
 
 def test_the_writer_needs_every_one_of_its_rights(
@@ -190,9 +190,9 @@ def test_the_writer_needs_every_one_of_its_rights(
 
 
 DENIED_TO_THE_WRITER = [
-    "SELECT user_id FROM analytics.usage_events",
-    "SELECT prompt FROM analytics.usage_events",
+    "SELECT event_id FROM analytics.usage_events",
     "SELECT prompt_full FROM analytics.message_archives",
+    "SELECT event_time FROM analytics.usage_event_ids",
     "UPDATE analytics.api_keys SET revoked_at = NULL",
     "INSERT INTO analytics.api_keys (key_id, name, secret_sha256, scope) VALUES ('', '', '', '')",
     "INSERT INTO analytics.time_bounds VALUES ('ids_from', now())",
@@ -209,6 +209,7 @@ DENIED_TO_THE_WRITER = [
     "COPY (SELECT 1) TO PROGRAM 'true'",
 ]
 DENIED_TO_THE_READER = [
+    "SELECT analytics.teams_of_events('{}')",
     "SELECT name FROM analytics.api_keys",
     "SELECT prompt_full FROM analytics.message_archives",
     "SELECT event_id FROM analytics.message_archive_ids",
