@@ -88,8 +88,8 @@ def embedded_server() -> Iterator[Server]:
 @contextmanager
 def local_timescaledb() -> Iterator[Server]:
     """A throwaway cluster of a PostgreSQL installation on this machine that has TimescaleDB."""
-    binaries = _installation_with_timescaledb()
-    run_as = _unprivileged_user()
+    binaries = installation_with_timescaledb()
+    run_as = unprivileged_user()
     with tempfile.TemporaryDirectory(prefix="ingest-local-") as name:
         folder = Path(name)
         if run_as:
@@ -180,7 +180,7 @@ def query(url: DatabaseUrl, statement: str, *arguments: object) -> list[tuple[ob
         return connection.execute(statement.encode(), arguments or None).fetchall()
 
 
-def _installation_with_timescaledb() -> Path:
+def installation_with_timescaledb() -> Path:
     candidates = [Path(found).resolve().parent for found in [shutil.which("pg_config")] if found]
     if DEBIAN_VERSIONS.is_dir():
         candidates += sorted((folder / "bin" for folder in DEBIAN_VERSIONS.iterdir()), reverse=True)
@@ -194,7 +194,7 @@ def _installation_with_timescaledb() -> Path:
     raise Unavailable("no PostgreSQL installation with TimescaleDB on this machine")
 
 
-def _unprivileged_user() -> str | None:
+def unprivileged_user() -> str | None:
     """PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None

@@ -1,0 +1,151 @@
+"""The faults: each comes, stays for a while, and goes. What is left to do then is nobody's but the service's."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import psycopg
+
+from tests.faults.proxy import Damage, Moment
+from tests.faults.scene import Scene
+
+STRIKE_SECONDS_MAX = 10
+PAUSE_SECONDS = 0.5
+
+Injection = Callable[[Scene, float], None]
+"""Injects a fault that lasts for about so many seconds, and takes it away."""
+
+
+def killed(scene: Scene, seconds: float) -> None:
+    """PostgreSQL is killed with -9 and started again."""
+    scene.cluster.kill()
+    time.sleep(seconds)
+    scene.cluster.start()
+
+
+def restarted(mode: str, scene: Scene, seconds: float) -> None:
+    """PostgreSQL is stopped and started again."""
+    scene.cluster.stop(mode)
+    time.sleep(seconds)
+    scene.cluster.start()
+
+
+def frozen(scene: Scene, seconds: float) -> None:
+    """PostgreSQL stops where it is, and goes on."""
+    scene.cluster.freeze()
+    try:
+        time.sleep(seconds)
+    finally:
+        scene.cluster.thaw()
+
+
+def struck(moment: Moment, damage: Damage, scene: Scene, seconds: float) -> None:
+    """A connection is cut or blackholed at the worst moment."""
+    scene.proxy.strike_at(moment, damage)
+    assert scene.proxy.await_strike(STRIKE_SECONDS_MAX)
+    time.sleep(seconds)
+    scene.proxy.heal()
+
+
+def all_struck(damage: Damage, scene: Scene, seconds: float) -> None:
+    """All connections are cut or blackholed, and no new one comes through."""
+    scene.proxy.strike_all(damage)
+    time.sleep(seconds)
+    scene.proxy.heal()
+
+
+def disk_full(scene: Scene, seconds: float) -> None:
+    """The database's disk is full, and then it is not. A server that gave up is started again, as its operator would."""
+    scene.cluster.fill_disk()
+    time.sleep(seconds)
+    scene.cluster.empty_disk()
+    scene.cluster.start()
+
+
+def slow_statements(scene: Scene, seconds: float) -> None:
+    """Statements take longer than they may (statement_timeout)."""
+    scene.execute(
+        "CREATE OR REPLACE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_sleep(30); RETURN NULL; END'",
+        "CREATE TRIGGER slow BEFORE INSERT ON analytics.usage_event_ids FOR EACH STATEMENT EXECUTE FUNCTION public.slow()",
+    )
+    time.sleep(seconds)
+    _insist(scene, "DROP TRIGGER slow ON analytics.usage_event_ids")
+
+
+def locked_by_ddl(scene: Scene, seconds: float) -> None:
+    """Somebody changes the table, and thinks about it before the commit."""
+    with scene.transaction() as dba:
+        dba.execute("ALTER TABLE analytics.usage_events ALTER COLUMN model SET STATISTICS 100")
+        time.sleep(seconds)
+
+
+def pool_exhausted(scene: Scene, seconds: float) -> None:
+    """Every connection of the pool waits for a ledger that somebody holds."""
+    with scene.transaction() as dba:
+        dba.execute("LOCK TABLE analytics.usage_event_ids IN SHARE MODE")
+        time.sleep(seconds)
+
+
+def sessions_terminated(scene: Scene, seconds: float) -> None:
+    """An administrator ends all sessions, again and again."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        scene.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        time.sleep(0.1)
+
+
+def service_killed(scene: Scene, seconds: float) -> None:
+    """The service is killed with -9 in mid-batch and started again."""
+    scene.service.kill()
+    time.sleep(seconds)
+    scene.service.start()
+
+
+def _insist(scene: Scene, statement: str) -> None:
+    """Runs a DDL statement that waits for locks of writers; they give up in time."""
+    deadline = time.monotonic() + STRIKE_SECONDS_MAX
+    while True:
+        try:
+            scene.execute("SET lock_timeout = '3s'", statement)
+        except psycopg.errors.LockNotAvailable:
+            assert time.monotonic() < deadline
+        else:
+            return
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault by its name."""
+
+    name: str
+    inject: Injection
+    seconds: float = PAUSE_SECONDS
+    """How long it lasts."""
+    long_seconds: float | None = None
+    """How long it lasts in a long form."""
+
+
+FAULTS = [
+    Fault("PostgreSQL killed with -9", killed),
+    Fault("PostgreSQL stopped smartly and started", partial(restarted, "smart")),
+    Fault("PostgreSQL stopped fast and started", partial(restarted, "fast")),
+    Fault("PostgreSQL stopped at once and started", partial(restarted, "immediate")),
+    Fault("PostgreSQL frozen", frozen, 3, 30),
+    *(
+        Fault(f"connection {damage.value} {moment.value}", partial(struck, moment, damage))
+        for moment in Moment
+        for damage in Damage
+    ),
+    Fault("all connections cut", partial(all_struck, Damage.CUT), 1, 10),
+    Fault("all connections blackholed", partial(all_struck, Damage.BLACKHOLED), 3, 30),
+    Fault("statements past statement_timeout", slow_statements, 3),
+    Fault("table locked by a DDL", locked_by_ddl, 2, 20),
+    Fault("pool exhausted", pool_exhausted, 2, 20),
+    Fault("sessions ended by an administrator", sessions_terminated, 1, 10),
+    Fault("service killed with -9", service_killed),
+]
+"""All but those that need a cluster of their own."""
+
+DISK_FULL = Fault("disk of the database full", disk_full, 2, 20)
