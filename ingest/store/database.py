@@ -1,10 +1,12 @@
 """The connection to the database: a pool of writers' connections, and a watch that says whether they can work.
 
 The watch is what makes recovery need no human: it looks once a second while something is wrong, at once when a writer lost
-its connection. Once a minute it asks what has been dropped meanwhile.
+its connection. While all is well it connects anew every ten seconds, for a server that is to stop smartly waits until its
+sessions have ended, and tells that to nobody but who connects; and once a minute it asks what has been dropped meanwhile.
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -44,7 +46,9 @@ LIBPQ_ONLY = frozenset(
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
-BOUNDS_SECONDS = 60.0
+RECONNECT_SECONDS = 10.0
+BOUNDS_RECONNECTS = 6
+"""Once in so many of these, what has been dropped is asked for, too."""
 PING_TIMEOUT_SECONDS = 2.0
 CLOSE_TIMEOUT_SECONDS = 5.0
 LOCK_SECONDS_MAX = 5.0
@@ -62,6 +66,7 @@ class Database:
         self._timeout_seconds = timeout_seconds
         self._queue_timeout_seconds = queue_timeout_seconds
         self._pool: asyncpg.Pool | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._facts: Facts | None = None
         self._problem: errors.IngestError | None = errors.NotReady("The database was not reached yet.")
         self._watcher: asyncio.Task[None] | None = None
@@ -104,17 +109,7 @@ class Database:
         Raises errors.SetupError where waiting would not help: a wrong password, a newer schema, another edition, a pooler
         that can't be used. A schema that is behind is waited for.
         """
-        self._pool = await asyncpg.create_pool(
-            for_asyncpg(self.url),
-            min_size=0,
-            max_size=self._connections_max,
-            command_timeout=self._timeout_seconds,
-            init=partial(prepare, timeout_seconds=self._timeout_seconds),
-            # The writers leave nothing behind that a reset would have to undo: it would cost a round trip a batch.
-            reset=_keep,
-            max_inactive_connection_lifetime=300,
-            timeout=min(self._timeout_seconds, 10),
-        )
+        self._pool = await self._new_pool()
         try:
             await self._look()
         except (errors.Unavailable, errors.SchemaBehind) as problem:
@@ -133,12 +128,39 @@ class Database:
             self._watcher = None
         await self._drop_probe()
         if self._pool is not None:
-            try:
-                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                    await self._pool.close()
-            except TimeoutError:
-                self._pool.terminate()
+            self._close_later(self._pool)
             self._pool = None
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=CLOSE_TIMEOUT_SECONDS)
+            for closing in self._closing:
+                closing.cancel()
+
+    async def _new_pool(self) -> asyncpg.Pool:
+        """A pool without connections, which are made as they are needed."""
+        return await asyncpg.create_pool(
+            for_asyncpg(self.url),
+            min_size=0,
+            max_size=self._connections_max,
+            command_timeout=self._timeout_seconds,
+            init=partial(prepare, timeout_seconds=self._timeout_seconds),
+            # The writers leave nothing behind that a reset would have to undo: it would cost a round trip a batch.
+            reset=_keep,
+            max_inactive_connection_lifetime=300,
+            timeout=min(self._timeout_seconds, 10),
+        )
+
+    async def _renew_pool(self) -> None:
+        """Lets no connection be used again. When one is lost, its neighbours may be dead too, and would fail one batch each
+        to find out. And a server that is to stop waits for those that idle."""
+        if self._pool is not None:
+            former, self._pool = self._pool, await self._new_pool()
+            self._close_later(former)
+
+    def _close_later(self, pool: asyncpg.Pool) -> None:
+        """Closes what idles at once, and what is in use when it is free; by force when no statement may take longer."""
+        closing = asyncio.create_task(_close(pool, self._timeout_seconds + CLOSE_TIMEOUT_SECONDS), name="close-pool")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
@@ -146,10 +168,11 @@ class Database:
 
         Raises errors.QueueFull if none is free in time, and whatever failures.translated() makes of the driver's errors.
         """
-        assert self._pool is not None, "open() comes first"
+        pool = self._pool
+        assert pool is not None, "open() comes first"
         with failures.translated():
             try:
-                connection = await self._pool.acquire(timeout=self._queue_timeout_seconds)
+                connection = await pool.acquire(timeout=self._queue_timeout_seconds)
             except TimeoutError:
                 raise errors.QueueFull(
                     f"No database connection was free within {self._queue_timeout_seconds:g} s (DB_POOL_SIZE is "
@@ -163,7 +186,7 @@ class Database:
             raise
         finally:
             with failures.translated():
-                await self._pool.release(connection, timeout=self._timeout_seconds)
+                await pool.release(connection, timeout=self._timeout_seconds)
 
     async def ping(self) -> bool:
         """Whether the database answers, asked now, within PING_TIMEOUT_SECONDS. Who asks meanwhile gets the same answer."""
@@ -224,8 +247,8 @@ class Database:
             if self._watcher is not None and str(problem) != str(self._problem):
                 logger.warning("Not ready: %s", problem)
             self._problem = problem
-            if self._pool is not None:
-                await self._pool.expire_connections()
+            await self._drop_probe()
+            await self._renew_pool()
             raise
         if self._problem is not None:
             logger.info("The database is ready: %s.", describe(self._facts))
@@ -254,18 +277,19 @@ class Database:
             self._facts = msgspec.structs.replace(self.check_ready(), events_from=events_from)
 
     async def _watch(self) -> None:
-        while True:
+        for turn in itertools.count(1):
             with suppress(TimeoutError):
-                async with asyncio.timeout(WATCH_SECONDS if self._problem else BOUNDS_SECONDS):
+                async with asyncio.timeout(WATCH_SECONDS if self._problem else RECONNECT_SECONDS):
                     await self._look_now.wait()
-            if not self._look_now.is_set() and self._problem is None:
-                await self._reread_bounds()
-                continue
-            if self._look_now.is_set() and self._pool is not None:
-                # One connection was lost; its neighbours may be dead too, and would fail one batch each to find out.
-                await self._pool.expire_connections()
-            self._look_now.clear()
             try:
+                if self._look_now.is_set():
+                    self._look_now.clear()
+                    await self._renew_pool()
+                elif self._problem is None:
+                    async with self._probe_lock:
+                        await self._drop_probe()
+                    if turn % BOUNDS_RECONNECTS == 0:
+                        await self._reread_bounds()
                 await self._look()
             except errors.IngestError:
                 continue
@@ -300,3 +324,11 @@ def for_asyncpg(url: DatabaseUrl) -> str:
 
 async def _keep(_connection: asyncpg.Connection) -> None:
     pass
+
+
+async def _close(pool: asyncpg.Pool, seconds_max: float) -> None:
+    try:
+        async with asyncio.timeout(seconds_max):
+            await pool.close()
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        pass  # it has ended them by force

@@ -103,6 +103,13 @@ def service_killed(scene: Scene, seconds: float) -> None:
     scene.service.start()
 
 
+def clock_stepped_back(scene: Scene, seconds: float) -> None:
+    """The service's clock goes back by an hour, and later forward again; the clients' and the database's are right."""
+    scene.set_clock(-3600)
+    time.sleep(seconds)
+    scene.set_clock(0)
+
+
 def _insist(scene: Scene, statement: str) -> None:
     """Runs a DDL statement that waits for locks of writers; they give up in time."""
     deadline = time.monotonic() + STRIKE_SECONDS_MAX
@@ -133,11 +140,8 @@ FAULTS = [
     Fault("PostgreSQL stopped fast and started", partial(restarted, "fast")),
     Fault("PostgreSQL stopped at once and started", partial(restarted, "immediate")),
     Fault("PostgreSQL frozen", frozen, 3, 30),
-    *(
-        Fault(f"connection {damage.value} {moment.value}", partial(struck, moment, damage))
-        for moment in Moment
-        for damage in Damage
-    ),
+    *(Fault(f"connection cut {moment.value}", partial(struck, moment, Damage.CUT)) for moment in Moment),
+    *(Fault(f"connection blackholed {moment.value}", partial(struck, moment, Damage.BLACKHOLED), 3) for moment in Moment),
     Fault("all connections cut", partial(all_struck, Damage.CUT), 1, 10),
     Fault("all connections blackholed", partial(all_struck, Damage.BLACKHOLED), 3, 30),
     Fault("statements past statement_timeout", slow_statements, 3),
@@ -146,6 +150,7 @@ FAULTS = [
     Fault("sessions ended by an administrator", sessions_terminated, 1, 10),
     Fault("service killed with -9", service_killed),
 ]
-"""All but those that need a cluster of their own."""
+"""All but those that need a cluster or a service of their own."""
 
 DISK_FULL = Fault("disk of the database full", disk_full, 2, 20)
+CLOCK_STEPPED_BACK = Fault("clock stepped back an hour", clock_stepped_back, 2, 20)

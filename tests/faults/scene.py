@@ -1,14 +1,16 @@
 """The service between its clients and its database, all of which may fail."""
 
-import http.client
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 
+import httpx
 import psycopg
 
 from ingest.settings import DatabaseUrl
@@ -16,13 +18,14 @@ from ingest.store import migrate
 from tests.faults.cluster import Cluster
 from tests.faults.load import Load
 from tests.faults.proxy import Proxy
-from tests.servers import free_port
+from tests.servers import Unavailable, free_port
 from tests.service import command, environment
 
 READY_SECONDS_MAX = 5
 """So soon after the database is back the service is ready, and nobody did anything."""
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 30
+CLOCK_SECONDS_OFF_MAX = 10
 
 SETTINGS = {
     "DB_POOL_SIZE": "4",
@@ -42,6 +45,11 @@ class Service:
         self._log = log
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def clock(self) -> Path:
+        """Where `with_clock` has its clock read from."""
+        return Path(self._settings["FAKETIME_TIMESTAMP_FILE"])
 
     @property
     def pid(self) -> int:
@@ -85,14 +93,15 @@ class Service:
 
     def is_ready(self) -> bool:
         """What GET /readyz says."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
-            connection.request("GET", "/readyz")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
+            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).status_code == HTTPStatus.OK
+        except httpx.TransportError:
             return False
-        finally:
-            connection.close()
+
+    def time(self) -> datetime:
+        """What it takes the time for."""
+        answer = httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=5)
+        return datetime.fromisoformat(answer.json()["timestamp"])
 
     def await_ready(self, seconds_max: float) -> float:
         """Returns after how many seconds it was ready. Raises AssertionError if it is not in time."""
@@ -109,6 +118,21 @@ class Service:
     def log(self) -> str:
         """What it has said."""
         return self._log.read_text()
+
+
+def with_clock(folder: Path) -> dict[str, str]:
+    """Settings for a service whose clock can be set while it runs. Raises Unavailable without libfaketime."""
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not libraries:
+        raise Unavailable("libfaketime is not installed")
+    clock = folder / "clock"
+    clock.write_text("+0")
+    return {
+        "LD_PRELOAD": str(libraries[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # as in a machine whose clock is set
+    }
 
 
 class Scene:
@@ -141,6 +165,12 @@ class Scene:
                 with suppress(psycopg.Error):
                     connection.rollback()
 
+    def set_clock(self, seconds: int) -> None:
+        """Sets the service's clock, which must be ours to set (`with_clock`), so many seconds after the real one."""
+        self.service.clock.write_text(f"{seconds:+d}")
+        off_seconds = (self.service.time() - datetime.now(UTC)).total_seconds()
+        assert abs(off_seconds - seconds) < CLOCK_SECONDS_OFF_MAX, off_seconds
+
     def recover(self) -> float:
         """Waits for the database, then for the service; returns how long that took to be ready. Raises AssertionError if it
         took longer than READY_SECONDS_MAX."""
@@ -151,12 +181,15 @@ class Scene:
 
 
 @contextmanager
-def service_on(cluster: Cluster, folder: Path) -> Iterator[tuple[Proxy, Service]]:
-    """The service behind a proxy, on the database of the cluster, which is migrated."""
+def service_on(cluster: Cluster, folder: Path, *arguments: str, **settings: str) -> Iterator[tuple[Proxy, Service]]:
+    """The service behind a proxy, on the database of the cluster, which is migrated.
+
+    arguments, settings: more of them for the service.
+    """
     migrate.migrate(cluster.url, chunk_interval_hours=24)
     with Proxy(cluster.port).running() as proxy:
         through_proxy = cluster.url.reveal().replace(f":{cluster.port}/", f":{proxy.port}/")
-        service = Service({**SETTINGS, "DB_URL": through_proxy}, folder / "service.log")
+        service = Service({**SETTINGS, **settings, "DB_URL": through_proxy}, folder / "service.log", *arguments)
         try:
             service.start()
             yield proxy, service
