@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,14 @@ SETTINGS = {
     "max_wal_size": "32MB",
     **FAST_AND_LOSE,
 }
+
+
+DESCRIPTION = """
+    SELECT 'PostgreSQL ' || current_setting('server_version_num')::integer / 10000 || coalesce(' with TimescaleDB ' || extversion, '')
+           || ' (' || edition || ')'
+    FROM analytics.installation
+    LEFT JOIN pg_extension ON extname = 'timescaledb'
+"""
 
 
 @dataclass(frozen=True)
@@ -76,9 +84,7 @@ def _of_this_machine() -> Iterator[Installation]:
 
 @contextmanager
 def _of_a_chroot() -> Iterator[Installation]:
-    root = os.environ.get(CHROOT_VARIABLE)
-    if not root:
-        raise Unavailable(f"{CHROOT_VARIABLE} is not set")
+    root = os.environ[CHROOT_VARIABLE]
     if os.geteuid() != 0:
         raise Unavailable("only root can enter another tree")
     [binaries] = Path(root).glob("usr/lib/postgresql/*/bin")
@@ -93,8 +99,20 @@ _WITH_TIMESCALEDB = {
     "max_worker_processes": "20",
 }
 
-INSTALLATIONS = {"embedded": _of_the_wheel, "local": _of_this_machine, "environment": _of_a_chroot}
-"""By the names that tests/servers.py has for the servers."""
+
+@contextmanager
+def _with_timescaledb() -> Iterator[Installation]:
+    with ExitStack() as stack:
+        try:
+            installation = stack.enter_context(_of_this_machine())
+        except Unavailable as reason:
+            if CHROOT_VARIABLE not in os.environ:
+                raise Unavailable(f"{reason}, and {CHROOT_VARIABLE} is not set") from None
+            installation = stack.enter_context(_of_a_chroot())
+        yield installation
+
+
+INSTALLATIONS = {"embedded": _of_the_wheel, "timescaledb": _with_timescaledb}
 
 
 class Cluster:
@@ -154,6 +172,13 @@ class Cluster:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
 
+    def describe(self) -> str:
+        """'PostgreSQL 15 with TimescaleDB 2.28.3 (timescaledb)'."""
+        with psycopg.connect(self.url.reveal()) as connection:
+            row = connection.execute(DESCRIPTION).fetchone()
+        assert row is not None
+        return str(row[0])
+
     def fill_disk(self) -> None:
         """Leaves nothing free on the file system of its data, which must be one of its own (`started`, small_disk)."""
         assert shutil.disk_usage(self.data).total <= DISK_BYTES
@@ -210,8 +235,6 @@ def started(name: str, *, small_disk: bool = False) -> Iterator[Cluster]:
 
     small_disk: its data is on a file system of its own, of DISK_BYTES. Raises Unavailable where that can't be.
     """
-    if name not in INSTALLATIONS:
-        raise Unavailable(f"the server of {name!r} is not ours to kill")
     with INSTALLATIONS[name]() as installation:
         above = installation.root / "tmp"
         folder = Path(tempfile.mkdtemp(prefix="ingest-faults-", dir=above))
