@@ -27,7 +27,9 @@ from ingest.web import items, storable
 LIST_BYTES_MAX = 64 * 1024
 """A body of so many bytes can't hold many items."""
 
-_LINE = re.compile(rb"[^\s][^\n]*")
+# What may stand between values (RFC 8259, section 2); Python's own blanks are more.
+_BLANKS = b" \t\r\n"
+_LINE = re.compile(rb"[^ \t\r\n][^\n]*")
 _TRAILING = "JSON is malformed: trailing characters"
 
 
@@ -187,7 +189,7 @@ def _decode_whole(stream: Stream, body: bytes | bytearray, media: Media, items_m
     """All items at once, or None if that can't be done."""
     if storable.needs_mending(body):
         return None
-    is_enveloped = media is Media.JSON and body.lstrip()[:1] == b"{"
+    is_enveloped = media is Media.JSON and body.lstrip(_BLANKS)[:1] == b"{"
     if is_enveloped or not stream.keeps_unknown:
         _check_utf8(body)  # msgspec does where it makes a `str`, but not in what it skips
     try:
@@ -286,7 +288,7 @@ def _split(stream: Stream, body: bytes, media: Media, items_max: int) -> list[by
     if media is Media.NDJSON:
         return _split_lines(body, items_max)
     try:
-        if body.lstrip()[:1] == b"{":
+        if body.lstrip(_BLANKS)[:1] == b"{":
             return _split_object(stream, body, items_max)
         return _split_array(body, items_max)
     except RecursionError:
@@ -302,14 +304,14 @@ def _split_lines(body: bytes | bytearray, items_max: int) -> list[bytes]:
     for line in _LINE.finditer(body):
         if len(texts) == items_max:
             raise _too_many(items_max)
-        texts.append(line[0].rstrip())
+        texts.append(line[0].rstrip(_BLANKS))
     return texts
 
 
 def _looks_like_lines(body: bytes) -> bool:
     """Whether the first two lines stand in braces each: NDJSON with a bad first line, and no array that is broken."""
     lines = _LINE.finditer(body)
-    first_two = [line[0].rstrip() for line, _ in zip(lines, range(2), strict=False)]
+    first_two = [line[0].rstrip(_BLANKS) for line, _ in zip(lines, range(2), strict=False)]
     return len(first_two) == 2 and all(line[:1] == b"{" and line[-1:] == b"}" for line in first_two)
 
 
@@ -339,4 +341,4 @@ def _split_object(stream: Stream, body: bytes, items_max: int) -> list[bytes]:
     inside = _raw_envelope_decoder(stream).decode(body).items
     if bytes(inside[:1] if isinstance(inside, bytes) else memoryview(inside)[:1]) == b"[":
         return _split_array(inside, items_max)
-    return [body.strip()]
+    return [body.strip(_BLANKS)]

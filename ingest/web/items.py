@@ -27,7 +27,7 @@ _UNKNOWN_FIELD = "Object contains unknown field"
 
 
 class _Identity(Struct):
-    event_id: UUID
+    event_id: Raw = NO_JSON
 
 
 class Rejected(Exception):
@@ -59,10 +59,7 @@ def read(stream: Stream, text: bytes) -> tuple[Any, bool]:
         raise Rejected("invalid_json", None, f"{error}.") from None
     except RecursionError:
         raise Rejected("invalid_json", None, "Nested too deeply.") from None
-    mended = storable.was_mended(text)
-    if mended:
-        _refuse_mended_dimensions(stream, text)
-    return item, mended
+    return item, storable.was_mended(text) and _was_mended_where_it_counts(stream, text)
 
 
 def check(stream: Stream, item: Any, window: Window) -> None:
@@ -90,7 +87,19 @@ def _decode(stream: Stream, text: bytes) -> Any:
     except msgspec.ValidationError as error:
         if stream.keeps_unknown and str(error).startswith(_UNKNOWN_FIELD):
             return _decode_keeping_unknown(text)
+        if _may_stand_twice(text, error):
+            return _decode_keeping_unknown(text) if stream.keeps_unknown else _decode_last_of_each(stream, text)
         raise
+
+
+def _may_stand_twice(text: bytes, error: msgspec.ValidationError) -> bool:
+    """Whether the field at fault may stand in the item once more, for the last of them counts and msgspec checks every one."""
+    where = _WHERE.search(str(error))
+    return where is not None and (text.count(b'"%s"' % where["field"].encode()) > 1 or rb"\u" in text)
+
+
+def _decode_last_of_each(stream: Stream, text: bytes) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(_fields_decoder(stream).decode(text)), type=stream.item)
 
 
 def _decode_keeping_unknown(text: bytes) -> UsageEvent:
@@ -100,6 +109,8 @@ def _decode_keeping_unknown(text: bytes) -> UsageEvent:
     members = msgspec.json.decode(text, type=dict[str, Raw])
     known = {name: members.pop(name) for name in UsageEvent.__struct_fields__ if name in members}
     event = msgspec.json.decode(msgspec.json.encode(known), type=UsageEvent)
+    if not members:
+        return event
     if problem := extra_problem(event):
         raise Rejected("invalid_field", "extra", f"{problem}.")
     has_extra = event.extra is not NO_JSON and bytes(event.extra) != b"null"
@@ -129,21 +140,24 @@ def _rejected(error: msgspec.ValidationError) -> Rejected:
 
 
 @cache
-def _dimensions_decoder(stream: Stream) -> msgspec.json.Decoder[Any]:
-    fields = [(name, Raw, NO_JSON) for name in sorted(stream.dimensions)]
-    return msgspec.json.Decoder(msgspec.defstruct("Dimensions", fields))
+def _fields_decoder(stream: Stream) -> msgspec.json.Decoder[Any]:
+    """Of the fields that we know, as they came: of each the last one; NO_JSON where there is none."""
+    fields = [(name, Raw, NO_JSON) for name in stream.item.__struct_fields__]
+    return msgspec.json.Decoder(msgspec.defstruct("Fields", fields, omit_defaults=True))
 
 
-def _refuse_mended_dimensions(stream: Stream, text: bytes) -> None:
-    dimensions = msgspec.structs.asdict(_dimensions_decoder(stream).decode(text))
-    for name, value in dimensions.items():
-        if storable.was_mended(bytes(value)):
-            raise Rejected("invalid_field", name, "Holds U+0000 or half a surrogate pair, which can't be stored.")
+def _was_mended_where_it_counts(stream: Stream, text: bytes) -> bool:
+    """Whether some of the text that was mended is kept. Raises Rejected if that is in a dimension."""
+    fields = msgspec.structs.asdict(_fields_decoder(stream).decode(text))
+    mended = {name for name, value in fields.items() if storable.was_mended(bytes(value))}
+    for name in sorted(mended & stream.dimensions):
+        raise Rejected("invalid_field", name, "Holds U+0000 or half a surrogate pair, which can't be stored.")
+    return stream.keeps_unknown or bool(mended)
 
 
 def _event_id(text: bytes | memoryview) -> str | None:
     try:
-        return str(msgspec.json.decode(text, type=_Identity).event_id)
+        return str(msgspec.json.decode(msgspec.json.decode(text, type=_Identity).event_id, type=UUID))
     except (msgspec.DecodeError, RecursionError):
         return None
 

@@ -37,10 +37,10 @@ JSON_DEPTH_MAX = 200
 # 16.7 million values in one array end as XX000. Far below that, so that looking through one stays cheap too.
 JSON_SEPARATORS_MAX = 500_000
 
-# An exponent of four digits on what may be a number and is no part of a word, or a thousand digits in a row: past what we
-# promise, and well within what numeric holds (131072 digits before the point, 16383 after it).
+# An exponent past 999 on what may be a number and is no part of a word, or a thousand digits in a row: past what we promise,
+# and well within what numeric holds (131072 digits before the point, 16383 after it). 1e0001 is a ten.
 DIGITS_MAX = 999
-_LONG_EXPONENT = re.compile(rb"[:\[,\s]-?[0-9]++(?:\.[0-9]++)?+[eE][-+]?[0-9]{4}")
+_LONG_EXPONENT = re.compile(rb"[:\[,\s]-?[0-9]++(?:\.[0-9]++)?+[eE][-+]?0*+[1-9][0-9]{3}")
 _LONG_DIGITS = re.compile(rb"(?<![0-9])[0-9]{1000}")  # tried once a run of digits
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)  # possessive: no way back is kept for a string of 60 MiB
 

@@ -1,6 +1,5 @@
 """Items become COPY files and fingerprints. The files are read back by a reader that follows PostgreSQL's manual alone."""
 
-import struct
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -16,55 +15,10 @@ from msgspec.structs import asdict, replace
 from ingest.events import INT4_MAX, MESSAGE_ARCHIVES, NO_JSON, USAGE_EVENTS, MessageArchive, Stream, UsageEvent
 from ingest.store import rows
 from tests import samples
+from tests.reference.copy_files import HEADER, TRAILER, Row, read
 
 ID = UUID("01972b1c-8c00-7000-8000-000000000001")
 TIME = datetime(2025, 6, 1, 12, tzinfo=UTC)
-
-HEADER = b"PGCOPY\n\377\r\n\0" + bytes(8)  # no flags, no extension
-TRAILER = b"\xff\xff"
-
-Row = dict[str, Any]
-
-
-def read(file: Iterable[bytes], columns: Sequence[str]) -> list[Row]:
-    """The rows of a binary COPY file (PostgreSQL documentation, COPY, "Binary Format"), which has to be whole."""
-    data = b"".join(file)
-    assert data.startswith(HEADER)
-    read_rows: list[Row] = []
-    at = len(HEADER)
-    while data[at:] != TRAILER:
-        assert int.from_bytes(data[at : at + 2]) == len(columns)
-        at += 2
-        row: Row = {}
-        for column in columns:
-            length = int.from_bytes(data[at : at + 4], signed=True)
-            at += 4
-            row[column] = None if length == -1 else value_of(column, data[at : at + length])
-            at += max(length, 0)
-        read_rows.append(row)
-    return read_rows
-
-
-def value_of(column: str, data: bytes) -> Any:
-    """A field as PostgreSQL's type of its column would receive it."""
-    match column:
-        case "event_id":
-            return UUID(bytes=data)
-        case "event_time" | "stored_at":
-            return datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=struct.unpack(">q", data)[0])
-        case "fingerprint":
-            return struct.unpack(">q", data)[0]
-        case "total_tokens" | "latency_ms" | "ord":
-            return struct.unpack(">i", data)[0]
-        case "status_code":
-            return struct.unpack(">h", data)[0]
-        case "is_repeat":
-            return struct.unpack(">?", data)[0]
-        case "extra":
-            assert data[:1] == b"\x01"  # the version of jsonb
-            return data[1:]
-        case _:
-            return data.decode()
 
 
 def inserted(stream: Stream, items: Sequence[Any]) -> list[Row]:
