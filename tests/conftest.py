@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
@@ -38,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_figures] = Figures()
+    # A short run makes the same examples each time: what fails in CI is the fault of what was changed, and fails again for
+    # whoever looks. What nobody thought of is looked for by the long ones. No deadlines: these machines have other work too.
+    hypothesis.settings.register_profile("short", derandomize=True, deadline=None)
+    hypothesis.settings.register_profile("long", derandomize=False, deadline=None, print_blob=True)
+    hypothesis.settings.load_profile("long" if config.getoption("--long") else "short")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

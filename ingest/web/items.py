@@ -93,7 +93,7 @@ def _decode(stream: Stream, text: bytes) -> Any:
 
 
 def _may_stand_twice(text: bytes, error: msgspec.ValidationError) -> bool:
-    """Whether the field at fault may stand in the item once more, for the last of them counts and msgspec checks every one."""
+    """Whether the field at fault may stand in the item once more: the last of them counts, but msgspec checks every one."""
     where = _WHERE.search(str(error))
     return where is not None and (text.count(b'"%s"' % where["field"].encode()) > 1 or rb"\u" in text)
 

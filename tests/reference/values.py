@@ -18,7 +18,7 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 # What begins as a number and is none. (json takes `01` for a 0 that something stands behind.)
-_NO_NUMBER = re.compile(r"-?(?:0\d|\d+\.(?!\d)|\d+(?:\.\d+)?[eE][-+]?(?!\d))", re.ASCII)
+_NO_NUMBER = re.compile(r"-?(?:0\d|\d+\.(?!\d)|\d+(?:\.\d+)?[eE][-+]?+(?!\d))", re.ASCII)
 
 
 class Unclear(Exception):
