@@ -116,7 +116,8 @@ ITEM_CODES = {
 # By component and property, "" for the component itself. The names in braces are settings.
 _DESCRIPTIONS: dict[str, dict[str, str]] = {
     "UsageEvent": {
-        "": "One LLM call. A field that is not listed here is kept: it moves into `extra` under its own name.",
+        "": "One LLM call. A field that is not listed here is kept: it moves into `extra` under its own name. An integer has "
+        "neither fraction nor exponent: 200.0 is no status code.",
         "event_id": "The identity of the event, for good. UUIDv7 is the fastest and cheapest to store; any version is taken.",
         "event_time": "Not older than what is kept, not more than {MAX_CLOCK_SKEW_SECONDS} s ahead.",
         "extra": "Whatever else is to be kept.",
@@ -147,6 +148,10 @@ _DESCRIPTIONS: dict[str, dict[str, str]] = {
 }
 
 
+# Dimensions with U+0000 are refused; in other text it is replaced. (Half a surrogate pair is no text for a JSON Schema.)
+_WITHOUT_U0000 = r"^[^\u0000]*$"
+
+
 def _schemas(limits: Mapping[str, int], streams: Mapping[Stream, str]) -> dict[str, Json]:
     """The components, made from the structs."""
     structs = [*(_on_wire(stream.item) for stream in streams), Verdict, Rejection, Problem]
@@ -155,6 +160,9 @@ def _schemas(limits: Mapping[str, int], streams: Mapping[Stream, str]) -> dict[s
         for name, description in descriptions.items():
             schema = schemas[component]["properties"][name] if name else schemas[component]
             schema["description"] = description.format_map(limits)
+    for stream in streams:
+        for name in stream.dimensions:
+            schemas[stream.item.__name__]["properties"][name]["pattern"] = _WITHOUT_U0000
     schemas["BatchRejected"] = {
         "description": "A problem and a verdict in one: nothing of the batch is stored.",
         "allOf": [_schema("Problem"), _schema("Verdict")],
@@ -235,7 +243,7 @@ _REQUEST_HEADERS: list[Json] = [
         "name": "Content-Encoding",
         "in": "header",
         "description": "How the body is compressed. (Browsers don't compress it: leave this empty when you try it out here.)",
-        "schema": {"type": "string", "enum": list(CODINGS)},
+        "schema": {"type": "string", "enum": [*CODINGS, ""]},
     },
     {
         "name": "Prefer",
