@@ -29,6 +29,9 @@ ZSTD_WINDOW_LOG_MAX = 23
 # A frame may be as short as 8 bytes and hold nothing, but costs a decompressor of its own: 10 MiB of them took 20 s.
 ZSTD_FRAMES_MAX = 10_000
 
+# Magic number and header (RFC 8878, section 3.1.1).
+ZSTD_HEAD_BYTES_MAX = 18
+
 GZIP_WBITS = 31
 ZLIB_WBITS = 15
 RAW_DEFLATE_WBITS = -15
@@ -135,6 +138,8 @@ class Zstd:
     def __init__(self) -> None:
         self._frame = self._new_frame()
         self._frame_begun = False
+        self._frame_head = b""
+        self._frame_bytes = 0
         self._frames_whole = 0
 
     @staticmethod
@@ -145,20 +150,31 @@ class Zstd:
         data = chunk
         while data or (self._frame_begun and not self._frame.needs_input):
             self._frame_begun = True
+            self._frame_head += data[: ZSTD_HEAD_BYTES_MAX - len(self._frame_head)]
             try:
                 piece = self._frame.decompress(data, PIECE_BYTES)
             except zstd.ZstdError as error:
                 raise errors.BodyUnreadable(f"The body is no zstd stream: {error}.") from None
             data = b""
+            self._frame_bytes += len(piece)
             if self._frame.eof:
+                self._check_length()
                 data = self._frame.unused_data
                 self._frame = self._new_frame()
                 self._frame_begun = False
+                self._frame_head, self._frame_bytes = b"", 0
                 self._frames_whole += 1
                 if self._frames_whole > ZSTD_FRAMES_MAX:
                     raise errors.BodyUnreadable(f"The zstd stream has more than {ZSTD_FRAMES_MAX} frames.")
             if piece:
                 yield piece
+
+    def _check_length(self) -> None:
+        """The library holds a frame against its announced length only if it has all of it at once, or the last block is not
+        empty."""
+        announced = zstd.get_frame_info(self._frame_head).decompressed_size
+        if announced not in (None, self._frame_bytes):
+            raise errors.BodyUnreadable(f"A zstd frame announces {announced} bytes and has {self._frame_bytes}.")
 
     def finish(self) -> None:
         if self._frame_begun or not self._frames_whole:

@@ -117,11 +117,25 @@ def _zstd(body: bytes) -> Inflated:
     while rest or not frames:
         frame = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX})
         try:
-            content += frame.decompress(rest)
+            came = frame.decompress(rest)
         except zstd.ZstdError:
             return Inflated(content, is_whole=False)
+        content += came
         frames += 1
-        if not frame.eof or frames > ZSTD_FRAMES_MAX:
+        if not frame.eof or frames > ZSTD_FRAMES_MAX or _announced(rest) not in (None, len(came)):
             return Inflated(content, is_whole=False)
         rest = frame.unused_data
     return Inflated(content, is_whole=True)
+
+
+def _announced(frame: bytes) -> int | None:
+    """The Frame_Content_Size (RFC 8878, section 3.1.1.1), if there is one. A skippable frame has no content."""
+    if frame[:4] != b"\x28\xb5\x2f\xfd":
+        return 0
+    descriptor = frame[4]
+    size_flag, is_single_segment, dictionary_flag = descriptor >> 6, descriptor >> 5 & 1, descriptor & 3
+    at = 5 + (0 if is_single_segment else 1) + (0, 1, 2, 4)[dictionary_flag]
+    size_bytes = (1 if is_single_segment else 0, 2, 4, 8)[size_flag]
+    if not size_bytes:
+        return None
+    return int.from_bytes(frame[at : at + size_bytes], "little") + (256 if size_bytes == 2 else 0)

@@ -218,6 +218,16 @@ def test_a_checksum_that_is_wrong_is_noticed(name: str) -> None:
         inflated(coding, [bytes(body)])
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 3, 8, 100])
+def test_a_zstd_frame_that_has_not_the_length_it_announces_is_refused_however_it_is_cut(chunk_bytes: int) -> None:
+    # libzstd itself sees it only where it has all of the frame at once, if the last block is empty.
+    head, raw_block, empty_last_block = b"\x28\xb5\x2f\xfd\x20", b"\x20\x00\x00abcd", b"\x01\x00\x00"
+    assert inflated("zstd", cut(head + b"\x04" + raw_block + empty_last_block, chunk_bytes)) == b"abcd"
+
+    with pytest.raises(errors.BodyUnreadable):
+        inflated("zstd", cut(head + b"\x05" + raw_block + empty_last_block, chunk_bytes))
+
+
 def test_a_zstd_checksum_that_is_wrong_is_noticed() -> None:
     body = bytearray(zstd.compress(TEXT, options={zstd.CompressionParameter.checksum_flag: True}))
     assert inflated("zstd", [bytes(body)]) == TEXT
