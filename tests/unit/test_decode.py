@@ -138,6 +138,13 @@ def test_two_values_on_one_line_are_no_item() -> None:
     assert (batch.received, list(batch.indices)) == (2, [1])
 
 
+@pytest.mark.parametrize("blank", ["\v", "\f", "\x85", "\xa0", "\u2028", "\ufeff"])
+def test_a_blank_that_is_none_of_json_makes_a_line_invalid(blank: str) -> None:
+    batch = decode(f"{blank}{event_text()}\n{event_text()}{blank}\n{blank}\n{event_text()}", Media.NDJSON)
+
+    assert (batch.received, list(batch.indices)) == (4, [3])
+
+
 def test_values_on_one_line_do_not_slip_past_the_limit() -> None:
     assert decode(event_text() * (ITEMS_MAX + 1), Media.NDJSON).received == 1
 

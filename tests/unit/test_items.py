@@ -186,6 +186,30 @@ def test_of_a_field_that_stands_twice_the_last_one_counts() -> None:
     assert decode_one(f'{event_text()[:-1]}, "user_id": "eve", "unknown": 1}}').user_id == "eve"
 
 
+@pytest.mark.parametrize("spelled", ["user_id", r"us\u0065r_id"])
+@pytest.mark.parametrize("beside", ["", ', "unknown": 1'])
+@pytest.mark.parametrize("first", ['""', "5", "null", r'"\u0000"', r'"\ud83d"', f'"{"x" * 257}"', "{}"])
+@pytest.mark.parametrize(("stream", "item"), [(USAGE_EVENTS, event_text()), (MESSAGE_ARCHIVES, archive_text())])
+def test_of_a_field_that_stands_twice_the_first_one_may_hold_anything(
+    stream: Stream, item: str, first: str, beside: str, spelled: str
+) -> None:
+    text = f'{{"{spelled}": {first}, {item[1:-1]}{beside}}}'
+
+    assert decode_one(text, stream).user_id == "ada"
+
+
+@pytest.mark.parametrize("last", ['""', "5", "null", r'"\u0000"'])
+@pytest.mark.parametrize("beside", ["", ', "unknown": 1'])
+def test_of_a_field_that_stands_twice_the_last_one_must_be_valid(last: str, beside: str) -> None:
+    rejection = rejection_of(f'{event_text()[:-1]}, "user_id": {last}{beside}}}')
+
+    assert (rejection.code, rejection.field, rejection.event_id) == ("invalid_field", "user_id", ID)
+
+
+def test_an_item_that_is_rejected_is_called_by_the_event_id_that_counts() -> None:
+    assert rejection_of(f'{{"event_id": "none", {event_text(team="")[1:]}').event_id == ID
+
+
 def test_a_field_may_be_spelled_with_escapes() -> None:
     assert decode_one(event_text().replace("user_id", r"us\u0065r_id")).user_id == "ada"
 
@@ -357,6 +381,11 @@ def test_unstorable_text_in_an_archive_is_replaced_and_counted(text: str) -> Non
 
     assert batch.sanitized == {1}
     assert batch.items[1].response_full == FFFD
+
+
+@pytest.mark.parametrize("text", ["\0", "\ud83d"])
+def test_what_an_archive_does_not_keep_is_not_counted_as_sanitized(text: str) -> None:
+    assert decode(f"[{archive_text(unknown=text)}]", stream=MESSAGE_ARCHIVES).sanitized == frozenset()
 
 
 def test_looking_at_the_dimensions_of_an_archive_does_not_build_its_other_fields() -> None:

@@ -147,6 +147,7 @@ def nested(levels: int) -> bytes:
     [
         b"{}",
         b'{"a": 1e999, "b": -1.5E-999, "c": 1E+099}',
+        b'{"a": 1e0001, "b": -1.5E-00000999, "c": 1E+0000}',
         b'{"a": ' + b"1" * 999 + b"}",
         b'{"a": 0.' + b"1" * 999 + b"}",
         b'{"a": "1e9999", "b": "' + b"1" * 5000 + b'"}',
@@ -173,6 +174,8 @@ def test_json_that_jsonb_can_hold_is_no_problem(text: bytes) -> None:
         (b"5", "Expected `object`"),
         (b"null", "Expected `object`"),
         (b'{"a": 1e1000}', "number"),
+        (b'{"a": 1e-0001000}', "number"),
+        (b'{"a": 1e' + b"0" * 999 + b"1}", "number"),
         (b'{"a": 1e10000}', "number"),
         (b'{"a": 1E+99999}', "number"),
         (b'{"a": 1e-16384}', "number"),
