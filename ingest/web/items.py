@@ -87,9 +87,13 @@ def _decode(stream: Stream, text: bytes) -> Any:
     except msgspec.ValidationError as error:
         if stream.keeps_unknown and str(error).startswith(_UNKNOWN_FIELD):
             return _decode_keeping_unknown(text)
-        if _may_stand_twice(text, error):
-            return _decode_keeping_unknown(text) if stream.keeps_unknown else _decode_last_of_each(stream, text)
-        raise
+        if not _may_stand_twice(text, error):
+            raise
+        if not stream.keeps_unknown:
+            return _decode_last_of_each(stream, text)
+        if text.count(b":") > COLONS_MAX:
+            raise
+        return _decode_keeping_unknown(text)
 
 
 def _may_stand_twice(text: bytes, error: msgspec.ValidationError) -> bool:

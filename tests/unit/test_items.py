@@ -206,6 +206,12 @@ def test_of_a_field_that_stands_twice_the_last_one_must_be_valid(last: str, besi
     assert (rejection.code, rejection.field, rejection.event_id) == ("invalid_field", "user_id", ID)
 
 
+def test_a_long_text_full_of_colons_does_not_hide_what_is_wrong() -> None:
+    rejection = rejection_of(event_text(prompt=":" * 500_001 + "\n\u0001", total_tokens=-1))
+
+    assert (rejection.code, rejection.field) == ("invalid_field", "total_tokens")
+
+
 def test_an_item_that_is_rejected_is_called_by_the_event_id_that_counts() -> None:
     assert rejection_of(f'{{"event_id": "none", {event_text(team="")[1:]}').event_id == ID
 
