@@ -1,5 +1,6 @@
 """Under load for long, with one random fault after the other."""
 
+import dataclasses
 import os
 import random
 import statistics
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.faults import cluster as clusters
@@ -18,6 +20,9 @@ from tests.faults.load import Load
 from tests.faults.scene import READY_SECONDS_MAX, Scene, Service, service_on
 from tests.reliability import Figures
 from tests.servers import Unavailable
+
+RESULTS = Path("benchmark-results")
+"""Where the figures of a soak go, beside those of benchmarks."""
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "20"))
 FAULT_EVERY_SECONDS = 15
@@ -102,13 +107,23 @@ def test_nothing_is_lost_with_a_fault_every_15_seconds(name: str, tmp_path: Path
     figures.lost += found.lost
     figures.twice += found.twice
     figures.stored_though_rejected += found.stored_though_rejected
-    growth = memory.growth_per_minute()
-    print(f"\nseed {seed}; {found}; {dict(load.account.statuses)}")
-    print(
-        f"{len(ready_seconds)} faults; ready after {statistics.median(ready_seconds):.2f} s, at most {max(ready_seconds):.2f} s"
-    )
-    print(f"memory: peak {memory.peak() / 2**20:.0f} MiB; growth {[f'{slope / 2**20:+.2f} MiB/min' for slope in growth]}")
+    mib = 2**20
+    summary = {
+        "database": name,
+        "seed": seed,
+        "minutes": MINUTES,
+        "faults": len(ready_seconds),
+        "found": dataclasses.asdict(found),
+        "answers": load.account.statuses,
+        "ready_seconds": {"median": statistics.median(ready_seconds), "max": max(ready_seconds)},
+        "memory_mib": {
+            "peak": memory.peak() / mib,
+            "growth_per_minute": [slope / mib for slope in memory.growth_per_minute()],
+        },
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"soak-{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary)))
     assert found.is_clean, found
     assert load.account.surprises == []
     assert memory.peak() < RESIDENT_BYTES_MAX
-    assert all(slope < GROWTH_BYTES_PER_MINUTE_MAX for slope in growth)
+    assert all(slope < GROWTH_BYTES_PER_MINUTE_MAX for slope in memory.growth_per_minute())

@@ -40,8 +40,8 @@ SETTINGS = {
 
 
 DESCRIPTION = """
-    SELECT 'PostgreSQL ' || current_setting('server_version_num')::integer / 10000 || coalesce(' with TimescaleDB ' || extversion, '')
-           || ' (' || edition || ')'
+    SELECT concat('PostgreSQL ', current_setting('server_version_num')::integer / 10000,
+                  ' with TimescaleDB ' || extversion, ' (' || edition || ')')
     FROM analytics.installation
     LEFT JOIN pg_extension ON extname = 'timescaledb'
 """
