@@ -1,7 +1,7 @@
 """Whether locked dependencies have known vulnerabilities: python .ci/audit.py LOCK...
 
 Exits with 1 if one has. Where the service that knows can't be asked, it says so and exits with 0. pip-audit's exit status
-does not tell these apart, and where its service does not know a package, as behind a mirror, it reports that nothing was found.
+does not tell these apart, and where its service does not know a package, as behind a mirror, it says that nothing was found.
 """
 
 import json
