@@ -5,15 +5,17 @@ ARG BASE_IMAGE=python:3.13-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
 WORKDIR /src
-# What comes from elsewhere is pinned by version and hash, and nothing of it is run to be installed; what builds our wheel, too.
-# SECURITY.md says how the files are renewed.
+# What comes from elsewhere is pinned by version and hash; SECURITY.md says how the files are renewed. One package is published
+# as source only, and is built, as ours is, by what is pinned too.
 COPY deploy/*.lock deploy/
-ARG PIP_LOCKED="install --no-cache-dir --require-hashes --only-binary :all:"
-RUN python3 -m venv /opt/build && /opt/build/bin/pip ${PIP_LOCKED} --requirement deploy/build.lock
-RUN python3 -m venv /opt/ingest && /opt/ingest/bin/pip ${PIP_LOCKED} --requirement deploy/requirements.lock
+RUN python3 -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: --requirement deploy/build.lock \
+    && /opt/build/bin/pip wheel --no-cache-dir --require-hashes --only-binary :all: --no-binary openapi-ui-bundles \
+        --no-build-isolation --requirement deploy/requirements.lock --wheel-dir /dist
 COPY . .
 # pip has done its work then and leaves: nothing is installed in an image that runs.
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist . \
+    && python3 -m venv /opt/ingest \
     && /opt/ingest/bin/pip install --no-cache-dir --no-deps --no-index /dist/*.whl \
     && /opt/ingest/bin/pip check \
     && /opt/ingest/bin/pip uninstall --yes pip

@@ -14,7 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 LOCKS = {
     "deploy/requirements.lock": PROJECT["project"]["dependencies"],
-    "deploy/build.lock": PROJECT["build-system"]["requires"],
+    "deploy/build.lock": [*PROJECT["build-system"]["requires"], "setuptools"],
 }
 
 
