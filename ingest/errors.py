@@ -20,6 +20,12 @@ IngestError
 │   ├── ScopeForbidden
 │   └── RateExceeded
 ├── RequestRefused          this request can't be taken as it is; sending it again changes nothing
+│   ├── HeadUnreadable
+│   ├── HeadTimeout
+│   ├── HeadTooLarge
+│   ├── TargetTooLong
+│   ├── VersionUnsupported
+│   ├── FeatureUnsupported
 │   ├── BodyUnreadable
 │   ├── BodyTimeout
 │   ├── EncodingUnsupported
@@ -28,6 +34,7 @@ IngestError
 ├── Unavailable             nothing is stored; the same request may be sent again soon
 │   ├── Draining
 │   ├── QueueFull
+│   ├── ConnectionsFull
 │   ├── DatabaseAway
 │   ├── DatabaseBusy
 │   ├── DecoderGone
@@ -163,6 +170,42 @@ class RequestRefused(IngestError):
     code = "bad_request"
 
 
+class HeadUnreadable(RequestRefused):
+    """The bytes are no HTTP, or may be read in more than one way; where a request ends must not be a guess."""
+
+    code = "unreadable_head"
+
+
+class HeadTimeout(RequestRefused):
+    """The head of the request was not whole in time."""
+
+    code = "head_timeout"
+
+
+class HeadTooLarge(RequestRefused):
+    """The head, or what stands behind the body like one, has more bytes or more fields than are taken."""
+
+    code = "head_too_large"
+
+
+class TargetTooLong(RequestRefused):
+    """The request's target is longer than any that leads somewhere."""
+
+    code = "target_too_long"
+
+
+class VersionUnsupported(RequestRefused):
+    """The request is of another version of HTTP than 1.1 and 1.0."""
+
+    code = "unsupported_version"
+
+
+class FeatureUnsupported(RequestRefused):
+    """The request asks for a part of HTTP that we don't have: a method, or a transfer coding beside `chunked`."""
+
+    code = "not_implemented"
+
+
 class BodyUnreadable(RequestRefused):
     """The envelope can't be read: not the encoding it claims, cut short, not UTF-8, not JSON."""
 
@@ -170,7 +213,7 @@ class BodyUnreadable(RequestRefused):
 
 
 class BodyTimeout(RequestRefused):
-    """The body stalled for longer than BODY_TIMEOUT_SECONDS."""
+    """The body stalled for longer than BODY_TIMEOUT_SECONDS, or came too slowly on the whole."""
 
     code = "body_timeout"
 
@@ -216,6 +259,12 @@ class QueueFull(Unavailable):
     """As much is in flight as the limits allow."""
 
     code = "queue_full"
+
+
+class ConnectionsFull(Unavailable):
+    """All connections that are allowed are open, and a request is in work on each."""
+
+    code = "too_many_connections"
 
 
 class DatabaseAway(Unavailable):

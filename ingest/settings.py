@@ -93,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     inflight_bytes_max: Annotated[int, Meta(ge=MIB, le=64 * 1024 * MIB)] = field(name="MAX_INFLIGHT_BYTES", default=256 * MIB)
     queued_rows_max: Annotated[int, Meta(ge=1, le=10_000_000)] = field(name="MAX_QUEUED_ROWS", default=200_000)
     queue_timeout_seconds: Annotated[float, Meta(gt=0, le=600)] = field(name="QUEUE_TIMEOUT_SECONDS", default=5)
+    connections_max: Annotated[int, Meta(ge=1, le=100_000)] = field(name="MAX_CONNECTIONS", default=4096)
     shutdown_seconds: Annotated[int, Meta(ge=1, le=600)] = field(name="SHUTDOWN_SECONDS", default=20)
 
     chunk_interval_hours: Annotated[int, Meta(ge=1, le=8760)] = field(name="CHUNK_TIME_INTERVAL_HOURS", default=24)

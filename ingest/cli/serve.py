@@ -15,6 +15,7 @@ import uvloop
 
 from ingest import errors
 from ingest.app import BULK_PATHS, Service
+from ingest.cli import descriptors
 from ingest.cli.channel import Orders
 from ingest.cli.databases import EMBEDDED_WAIT_SECONDS, database_of
 from ingest.cli.server import Server, describe_database, tune_garbage_collection
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 def serve(options: argparse.Namespace, chosen: Settings) -> int:
     """Runs the service until it is told to stop (Ctrl-C or SIGTERM), then finishes what it took and stops."""
+    descriptors.raise_limit()
     with _listening(options.host, options.port) as listener, database_of(chosen) as (url, server):
         chosen = _with_access(chosen, listener)
         if server is not None:

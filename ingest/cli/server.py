@@ -10,8 +10,10 @@ from types import FrameType
 import uvicorn
 
 from ingest.app import Service
+from ingest.cli.descriptors import connections_max
 from ingest.settings import Settings
 from ingest.store import database
+from ingest.web.connections import Connections
 from ingest.web.http1 import Http1
 
 
@@ -32,6 +34,12 @@ class Server(uvicorn.Server):
             )
         )
         self._service = service
+        self.server_state = self._connections = Connections(connections_max(chosen))
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn calls it ten times a second."""
+        self._connections.sweep(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

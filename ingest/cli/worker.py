@@ -17,7 +17,7 @@ import uvloop
 
 from ingest import errors
 from ingest.app import Service
-from ingest.cli import channel, log
+from ingest.cli import channel, descriptors, log
 from ingest.cli.channel import Closed, Draining, Orders, Ready, Refused, Report, Taken
 from ingest.cli.server import Server, describe_database, tune_garbage_collection
 from ingest.flow.rates import Rates
@@ -37,6 +37,7 @@ def main(descriptor: int, rates_descriptor: int) -> int:
         except EOFError:
             return 0
         log.to_standard_error(f"worker {orders.number}")
+        descriptors.raise_limit()
         tune_garbage_collection()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(orders, supervisor, Rates(rates_descriptor)))

@@ -1,11 +1,20 @@
 """Who is let in: the bound on everything in flight, counted in bytes, and the door that closes while the process drains.
 
-Bytes and not requests, because a request may hold a hundred bytes or MAX_BODY_SIZE of them.
+Bytes and not requests, because a request may hold a hundred bytes or MAX_BODY_SIZE of them. And because 64 KB on the wire
+may stand for 64 MB here, whoever holds much and keeps us waiting for the rest gives way when the room is needed: else four
+clients that never end what they began would keep all others out.
 """
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from ingest import errors
+
+GIVES_WAY_SECONDS = 0.25
+"""Who has been waited for so long, all in all, gives way. A client that is near is hardly ever waited for; one that is far
+away is, and is told to try again."""
 
 
 class Admission:
@@ -15,6 +24,7 @@ class Admission:
         self._bytes_max = bytes_max
         self._bytes_held = 0
         self._draining = False
+        self._incomplete: set[Reservation] = set()
 
     @property
     def draining(self) -> bool:
@@ -34,7 +44,7 @@ class Admission:
         """Raises errors.Draining while the process stops, errors.QueueFull while nothing more fits."""
         if self._draining:
             raise errors.Draining("The service is stopping and takes no more batches.")
-        if self._bytes_held >= self._bytes_max:
+        if self._bytes_held >= self._bytes_max and self._slowest() is None:
             raise self._full()
 
     def reserve(self) -> "Reservation":
@@ -43,14 +53,32 @@ class Admission:
         return Reservation(self)
 
     def grow(self, bytes_more: int) -> None:
-        """Counts bytes as held. Raises errors.QueueFull if they don't fit; then they are not counted."""
-        if self._bytes_held + bytes_more > self._bytes_max:
-            raise self._full()
+        """Counts bytes as held; whoever keeps us waiting gives way to them. Raises errors.QueueFull if they don't fit; then
+        they are not counted."""
+        while self._bytes_held + bytes_more > self._bytes_max:
+            slowest = self._slowest()
+            if slowest is None:
+                raise self._full()
+            slowest.give_way()
         self._bytes_held += bytes_more
 
     def shrink(self, bytes_less: int) -> None:
         """Gives bytes back that `grow` counted."""
         self._bytes_held -= bytes_less
+
+    def expose(self, reservation: "Reservation") -> None:
+        """The client of this reservation is waited for."""
+        self._incomplete.add(reservation)
+
+    def cover(self, reservation: "Reservation") -> None:
+        """It is waited for no longer."""
+        self._incomplete.discard(reservation)
+
+    def _slowest(self) -> "Reservation | None":
+        """Of those whose client is waited for, the one that has held most for longest."""
+        now = time.monotonic()
+        keep_waiting = [one for one in self._incomplete if one.bytes_held and one.waited_seconds(now) >= GIVES_WAY_SECONDS]
+        return max(keep_waiting, key=lambda one: one.bytes_held * one.waited_seconds(now), default=None)
 
     def _full(self) -> errors.QueueFull:
         return errors.QueueFull(f"The service holds as much as MAX_INFLIGHT_BYTES allows: {self._bytes_max} bytes.")
@@ -62,11 +90,54 @@ class Reservation:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._bytes_held = 0
+        self._waited_seconds = 0.0
+        self._waiting_since: float | None = None
+        self._interrupt: Callable[[], None] = _nothing
+        self._gave_way = False
+
+    @property
+    def bytes_held(self) -> int:
+        """What it holds now."""
+        return self._bytes_held
 
     def grow(self, bytes_more: int) -> None:
-        """Holds more. Raises errors.QueueFull if it doesn't fit."""
+        """Holds more. Raises errors.QueueFull if it doesn't fit, or if what it held was given to others."""
+        self.check_kept()
         self._admission.grow(bytes_more)
         self._bytes_held += bytes_more
+
+    @contextmanager
+    def waiting(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """While the client is waited for: others may have what is held, and `interrupt` is called then, once."""
+        self._interrupt = interrupt
+        self._waiting_since = time.monotonic()
+        self._admission.expose(self)
+        try:
+            yield
+        finally:
+            self._admission.cover(self)
+            self._waited_seconds = self.waited_seconds(time.monotonic())
+            self._waiting_since = None
+            self._interrupt = _nothing
+
+    def waited_seconds(self, now: float) -> float:
+        """How long its client has been waited for, all in all."""
+        return self._waited_seconds + (now - self._waiting_since if self._waiting_since is not None else 0.0)
+
+    def check_kept(self) -> None:
+        """Raises errors.QueueFull if what it held was given to others."""
+        if self._gave_way:
+            raise errors.QueueFull("The body came slowly, and its room was needed for others.")
+
+    def give_way(self) -> None:
+        """Gives back what it holds, for others; its request will be told."""
+        self._gave_way = True
+        self._give_back()
+        self._interrupt()
+
+    def _give_back(self) -> None:
+        self._admission.shrink(self._bytes_held)
+        self._bytes_held = 0
 
     def __enter__(self) -> "Reservation":
         return self
@@ -74,5 +145,8 @@ class Reservation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._admission.shrink(self._bytes_held)
-        self._bytes_held = 0
+        self._give_back()
+
+
+def _nothing() -> None:
+    pass

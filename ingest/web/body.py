@@ -4,6 +4,7 @@ Compressed bytes are not kept: each chunk is inflated and forgotten, so a body i
 """
 
 import asyncio
+import time
 from contextlib import suppress
 
 from msgspec import Struct
@@ -16,6 +17,10 @@ from ingest.web.inflate import Identity, inflater
 # After a refusal the client may still be sending. Closing at once would reset the connection, and many clients would never
 # see the answer; so what still comes is read and thrown away for a while (nginx calls it lingering_close).
 LINGER_SECONDS = 2.0
+
+# A client that is slower than that on the whole, BODY_TIMEOUT_SECONDS aside, is not waited for: a byte now and then would
+# keep its connection for ever (Apache's mod_reqtimeout has MinRate, Kestrel MinRequestBodyDataRate).
+BYTES_PER_SECOND_MIN = 1024
 
 # Inflating is quick and blocks the event loop: after so many bytes others get their turn.
 YIELD_BYTES = 1024 * 1024
@@ -33,7 +38,7 @@ class BodyLimits(Struct, frozen=True):
     body_bytes_max: int
     """MAX_BODY_SIZE: inflated."""
     timeout_seconds: float
-    """BODY_TIMEOUT_SECONDS: between two chunks."""
+    """BODY_TIMEOUT_SECONDS: between two chunks; and all in all, with a second more for each BYTES_PER_SECOND_MIN."""
 
 
 async def read(request: Request, limits: BodyLimits, reservation: Reservation) -> bytearray:
@@ -55,7 +60,9 @@ async def read(request: Request, limits: BodyLimits, reservation: Reservation) -
     wire_bytes = 0
     yield_at = YIELD_BYTES
     while not is_whole(request):
-        chunk = await _next_chunk(request, limits.timeout_seconds)
+        allowed_seconds = limits.timeout_seconds + wire_bytes / BYTES_PER_SECOND_MIN
+        spare_seconds = allowed_seconds - reservation.waited_seconds(time.monotonic())
+        chunk = await _next_chunk(request, limits.timeout_seconds, spare_seconds, reservation)
         wire_bytes += len(chunk)
         if wire_bytes > wire_max:
             raise errors.LimitExceeded(wire_name, wire_max, wire_bytes, "bytes")
@@ -64,19 +71,31 @@ async def read(request: Request, limits: BodyLimits, reservation: Reservation) -
                 raise errors.LimitExceeded("MAX_BODY_SIZE", limits.body_bytes_max, len(body) + len(piece), "bytes")
             reservation.grow(len(piece))
             body += piece
-            if wire_bytes + len(body) >= yield_at:
+            if not piece or wire_bytes + len(body) >= yield_at:  # without a piece, it was work all the same
                 yield_at = wire_bytes + len(body) + YIELD_BYTES
                 await asyncio.sleep(0)
     inflating.finish()
     return body
 
 
-async def _next_chunk(request: Request, timeout_seconds: float) -> bytes:
+async def _next_chunk(request: Request, stall_seconds: float, spare_seconds: float, reservation: Reservation) -> bytes:
     try:
-        async with asyncio.timeout(timeout_seconds):
-            message = await request.receive()
+        async with asyncio.timeout(min(stall_seconds, spare_seconds)) as timeout:
+            with reservation.waiting(lambda: timeout.reschedule(0)):
+                chunk = await _receive(request)
     except TimeoutError:
-        raise errors.BodyTimeout(f"Nothing more of the body came for {timeout_seconds:g} s.") from None
+        reservation.check_kept()
+        if spare_seconds < stall_seconds:
+            raise errors.BodyTimeout(
+                f"The body came more slowly than {BYTES_PER_SECOND_MIN} bytes a second, {stall_seconds:g} s aside."
+            ) from None
+        raise errors.BodyTimeout(f"Nothing more of the body came for {stall_seconds:g} s.") from None
+    reservation.check_kept()
+    return chunk
+
+
+async def _receive(request: Request) -> bytes:
+    message = await request.receive()
     if message["type"] == "http.disconnect":
         raise errors.ClientGone("The client hung up before its body was whole.")
     request.state.body_is_whole = not message.get("more_body", False)
@@ -94,4 +113,4 @@ async def linger(request: Request) -> None:
     with suppress(TimeoutError, errors.ClientGone):
         async with asyncio.timeout(LINGER_SECONDS):
             while not is_whole(request):
-                await _next_chunk(request, LINGER_SECONDS)
+                await _receive(request)

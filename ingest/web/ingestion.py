@@ -60,12 +60,16 @@ class BulkEndpoint:
         try:
             answer = await self._answer(request)
         except errors.IngestError as error:
-            await _refuse(request, problems.problem_of(error), send)
+            refusal = problems.problem_of(error)
         except asyncio.CancelledError:  # SHUTDOWN_SECONDS are over, and the server waits no longer
             away = errors.Draining("The service stops. Send this batch again: whatever became of it, it is stored once.")
             await problems.problem_of(away)(scope, receive, send)
+            return
         else:
             await answer(scope, receive, send)
+            return
+        # Not where the error is still at hand, and with it the frames that it came from, and the body in them.
+        await _refuse(request, refusal, send)
 
     async def _answer(self, request: Request) -> Response:
         key = await self._access.check(request, api_keys.Scope.INGEST)

@@ -5,8 +5,8 @@ from unittest.mock import Mock, call
 
 import pytest
 from uvicorn import Config
-from uvicorn.server import ServerState
 
+from ingest.web.connections import Connections
 from ingest.web.http1 import Http1
 
 
@@ -20,7 +20,7 @@ def transport() -> Mock:
 
 async def connected(transport: Mock) -> asyncio.Transport:
     """What the protocol writes to once it is connected to `transport`."""
-    protocol = Http1(Config(app=Mock()), ServerState(), {})
+    protocol = Http1(Config(app=Mock()), Connections(10), {})
     protocol.connection_made(transport)
     return protocol.transport
 

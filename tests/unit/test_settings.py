@@ -62,6 +62,7 @@ NUMBERS = [
     ),
     Number("MAX_QUEUED_ROWS", "queued_rows_max", 200_000, 1, 10_000_000, "a whole number from 1 to 10000000"),
     Number("QUEUE_TIMEOUT_SECONDS", "queue_timeout_seconds", 5, 0, 600, "a number above 0, at most 600", is_float=True),
+    Number("MAX_CONNECTIONS", "connections_max", 4096, 1, 100_000, "a whole number from 1 to 100000"),
     Number("SHUTDOWN_SECONDS", "shutdown_seconds", 20, 1, 600, "a whole number from 1 to 600"),
     Number("CHUNK_TIME_INTERVAL_HOURS", "chunk_interval_hours", 24, 1, 8760, "a whole number from 1 to 8760"),
     Number("COMPRESSION_AFTER_DAYS", "compression_after_days", 7, 1, 36_500, "a whole number from 1 to 36500"),
