@@ -70,8 +70,8 @@ class _JoinedWrites:
 
 
 class Http1(HttpToolsProtocol):
-    """Sends an answer in one piece, ignores Upgrade, and refuses with problem details and an id what is no HTTP, ambiguous, too
-    much or too slow."""
+    """Sends an answer in one piece, ignores Upgrade, and refuses with problem details and an id what is no HTTP, ambiguous,
+    too much or too slow."""
 
     server_state: Connections
 
@@ -173,6 +173,9 @@ class Http1(HttpToolsProtocol):
             if _UPGRADE.search(data, 0, head_bytes):
                 data = _UPGRADE.sub(b"x-upgrade-ignored:", data[:head_bytes]) + data[head_bytes:]
             self._feed(data)
+            if self._line and not self._in_head:  # the last line was the end of the head, and this is behind it
+                behind, self._line = self._line, b""
+                self.data_received(behind)
 
     def _feed_body(self, data: bytes) -> None:
         # `on_body` takes off what is content, and `on_chunk_header` what a chunk needs.
@@ -193,8 +196,9 @@ class Http1(HttpToolsProtocol):
     def _unreadable(self, error: httptools.HttpParserError) -> errors.IngestError:
         if self.parser.get_method() == b"PRI":
             return _version_unsupported("2.0")  # said before anything else by those who know that we have it (RFC 9113)
-        # The parser's own words are constants; a callback's error is in the context.
-        return errors.HeadUnreadable(f"The request is no HTTP/1.1: {error.__context__ or error}.")
+        if error.__context__ is not None:  # uvicorn could not take the target apart
+            return errors.HeadUnreadable("The request's target can't be read.")
+        return errors.HeadUnreadable(f"The request is no HTTP/1.1: {error}.")
 
     def on_message_begin(self) -> None:
         self._in_message = self._in_head = True
