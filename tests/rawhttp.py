@@ -57,7 +57,7 @@ def connection(service: RunningService, timeout_seconds: float = 30) -> Iterator
         yield opened
 
 
-def read_all(opened: socket.socket, quiet_seconds: float = 0.3, answers_max: int = 1000) -> tuple[list[Answer], bool]:
+def read_all(opened: socket.socket, quiet_seconds: float = 0.15, answers_max: int = 1000) -> tuple[list[Answer], bool]:
     """The answers that come until the service closes, or is quiet for so long after an answer; and whether it closed.
 
     answers_max: so many are enough.
@@ -78,7 +78,7 @@ def read_all(opened: socket.socket, quiet_seconds: float = 0.3, answers_max: int
     return answers, False
 
 
-def ask(service: RunningService, data: bytes, quiet_seconds: float = 0.3) -> tuple[list[Answer], bool]:
+def ask(service: RunningService, data: bytes, quiet_seconds: float = 0.15) -> tuple[list[Answer], bool]:
     """What `read_all` says to these bytes on a connection of their own."""
     with connection(service) as opened:
         with suppress(ConnectionError):  # refused, and closed, before all was sent
