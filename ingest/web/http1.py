@@ -178,7 +178,7 @@ class Http1(HttpToolsProtocol):
                 self.data_received(behind)
 
     def _feed_body(self, data: bytes) -> None:
-        # `on_body` takes off what is content, and `on_chunk_header` what a chunk needs.
+        # `on_body` takes off what is content, and what its chunk needs.
         self._framing_bytes = max(self._framing_bytes, 0) + len(data)
         self._feed(data)
         is_same_body = self._in_message and not self._in_head
@@ -247,12 +247,8 @@ class Http1(HttpToolsProtocol):
         if codings and b",".join(codings).strip().lower() != b"chunked":
             self._stop(errors.FeatureUnsupported("Transfer-Encoding must be chunked, and nothing beside it."))
 
-    def on_chunk_header(self) -> None:
-        """httptools calls it where a chunk's size was read."""
-        self._framing_bytes -= FRAMING_BYTES_PER_CHUNK
-
     def on_body(self, body: bytes) -> None:
-        self._framing_bytes -= len(body)
+        self._framing_bytes -= len(body) + FRAMING_BYTES_PER_CHUNK
         super().on_body(body)
         if self.pipeline and len(self.cycle.body) > HIGH_WATER_LIMIT:
             self._stop(errors.QueueFull("A request whose turn has not come may not be as large."))

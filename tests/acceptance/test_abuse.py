@@ -23,13 +23,18 @@ import psutil
 import pytest
 
 from ingest.settings import DatabaseUrl
-from ingest.web import connections, inflate
+from ingest.web import connections
 from tests import honest, rawhttp, servers
 from tests.honest import Honest
 from tests.rawhttp import HOST, post
 from tests.reliability import Figures
 from tests.samples import wire_event
 from tests.service import RunningService, started
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 pytestmark = [pytest.mark.reliability, pytest.mark.parametrize("server", ["embedded"], indirect=True)]
 
@@ -361,7 +366,7 @@ def test_what_was_refused_is_not_kept_while_the_client_goes_on(writer_url: Datab
 
 def _zstd_bomb() -> bytes:
     """A GiB of zeros, as 1024 frames."""
-    return inflate.zstd.compress(bytes(MIB), 19) * 1024
+    return zstd.compress(bytes(MIB), 19) * 1024
 
 
 BOMBS = {
@@ -370,7 +375,7 @@ BOMBS = {
     "gzip in gzip in gzip": ("gzip", lambda: gzip.compress(gzip.compress(gzip.compress(bytes(60 * MIB)))), 400),
     "half a million empty members": ("gzip", lambda: gzip.compress(b"", mtime=0) * (10 * MIB // 20), 400),
     "members of a blank each": ("gzip", lambda: gzip.compress(b" ", mtime=0) * (10 * MIB // 21), 400),
-    "a million empty frames": ("zstd", lambda: inflate.zstd.compress(b"") * (10 * MIB // 9), 400),
+    "a million empty frames": ("zstd", lambda: zstd.compress(b"") * (10 * MIB // 9), 400),
     "zeros behind a member": ("gzip", lambda: gzip.compress(b"[]") + bytes(10 * MIB - 100), 200),
     "chunks of a byte": (None, lambda: b" " * 200_000 + b"[]", 200),
 }
@@ -440,8 +445,8 @@ def test_a_time_past_all_centuries_is_no_time(shared_service: RunningService, ye
     figures.bad_inputs += 1
 
 
-def test_keys_of_60_mib_are_taken_in_bounded_memory(writer_url: DatabaseUrl, report: Report) -> None:
-    key = b'"' + b"k" * (60 * MIB) + b'": 1'
+def test_huge_keys_are_taken_in_bounded_memory(writer_url: DatabaseUrl, is_long: bool, report: Report) -> None:
+    key = b'"' + b"k" * ((60 if is_long else 20) * MIB) + b'": 1'
     with service_with(writer_url) as service:
         before = service.resident_bytes()
         with honest.posting(service) as during:

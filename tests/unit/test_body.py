@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from ingest import errors
-from ingest.flow.admission import Admission
+from ingest.flow.admission import GIVES_WAY_SECONDS, Admission
 from ingest.web import body, inflate
 from ingest.web.body import BodyLimits
 
@@ -184,6 +184,43 @@ async def test_a_body_that_stalls_is_given_up(chunks: list[bytes]) -> None:
 
     with pytest.raises(errors.BodyTimeout, match=r"0\.01 s"):
         await read(Client(*chunks, then="stall"), headers, IMPATIENT)
+
+
+async def test_a_body_that_drips_is_given_up() -> None:
+    class Dripping(Client):
+        async def receive(self) -> Message:
+            await asyncio.sleep(0.02)
+            return {"type": "http.request", "body": b" ", "more_body": True}
+
+    limits = BodyLimits(compressed_bytes_max=1000, body_bytes_max=2000, timeout_seconds=0.1)
+    async with asyncio.timeout(2):
+        with pytest.raises(errors.BodyTimeout, match="1024 bytes a second"):
+            await read(Dripping(), limits=limits)
+
+
+async def test_a_body_may_take_its_time_if_it_is_large_enough_for_it() -> None:
+    class Steady(Client):
+        async def receive(self) -> Message:
+            await asyncio.sleep(0.02)
+            return await super().receive()
+
+    limits = BodyLimits(compressed_bytes_max=1000, body_bytes_max=20_000, timeout_seconds=0.1)
+
+    assert await read(Steady(*cut(bytes(10_000), 500)), limits=limits) == bytes(10_000)
+
+
+async def test_a_body_that_is_waited_for_gives_way_to_others() -> None:
+    admission = Admission(bytes_max=3000)
+    client = Client(bytes(1900), then="stall")
+    waiting = asyncio.create_task(read(client, admission=admission))
+    await asyncio.sleep(GIVES_WAY_SECONDS + 0.05)
+    assert admission.bytes_held == 1900
+
+    assert await read(Client(bytes(2000)), admission=admission) == bytes(2000)
+
+    with pytest.raises(errors.QueueFull, match="slowly"):
+        await waiting
+    assert admission.bytes_held == 0
 
 
 @pytest.mark.parametrize("chunks", [[], [b"{"]])
