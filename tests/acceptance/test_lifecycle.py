@@ -13,11 +13,12 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
 from ingest.settings import DatabaseUrl
 from ingest.store import embedded, migrate
-from tests import servers
+from tests import rawhttp, servers
 from tests.samples import wire_event
 from tests.service import REQUESTS, RunningService, command, environment, started
 
@@ -229,24 +230,43 @@ def test_a_body_that_stalls_is_408(writer_url: DatabaseUrl) -> None:
         assert service.verdict([wire_event()])["accepted"] == 1
 
 
-def test_more_than_may_be_in_flight_is_503(writer_url: DatabaseUrl) -> None:
+def test_more_than_may_be_in_flight_is_503(writer_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
     mib = 1024 * 1024
     limits = {"MAX_INFLIGHT_BYTES": str(mib), "MAX_BODY_SIZE": str(mib)}
-    big = [wire_event(prompt="x" * (mib // 2))]
-    with started({"DB_URL": writer_url.reveal(), **limits}) as service:
-        address = (service.client.base_url.host, service.client.base_url.port or 0)
-        with socket.create_connection(address, timeout=10) as slow:
-            head = f"POST {REQUESTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {mib}\r\n\r\n"
-            slow.sendall(head.encode() + b" " * (mib * 3 // 4))
-            time.sleep(1)  # for those bytes to come in; asking with a big body before would refuse the slow one instead
-            answer = service.post(big)
+    big = [wire_event(prompt="x" * (mib * 3 // 4))]
+    with (
+        started({"DB_URL": writer_url.reveal(), **limits}) as service,
+        psycopg.connect(database_url.reveal()) as dba,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        dba.execute("LOCK TABLE analytics.usage_events IN SHARE MODE")
+        in_work = pool.submit(service.post, big)
+        time.sleep(1)  # for it to come in
 
-            assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
-            assert 1 <= int(answer.headers["Retry-After"]) <= 3
-            assert service.verdict([wire_event()])["accepted"] == 1
-        deadline = time.monotonic() + 10
-        while service.post(big).status_code == 503:  # until the service noticed that its client is gone
-            assert time.monotonic() < deadline
+        answer = service.post([wire_event(prompt="x" * (mib // 2))])
+
+        assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 3
+        dba.commit()
+        assert in_work.result().json()["accepted"] == 1
+        assert service.post([wire_event(prompt="x" * (mib // 2))]).status_code == 200
+
+
+def test_a_body_that_is_waited_for_gives_way_to_one_that_is_there(writer_url: DatabaseUrl) -> None:
+    mib = 1024 * 1024
+    limits = {"MAX_INFLIGHT_BYTES": str(mib), "MAX_BODY_SIZE": str(mib)}
+    with (
+        started({"DB_URL": writer_url.reveal(), **limits}) as service,
+        rawhttp.connection(service) as slow,
+    ):
+        slow.sendall(rawhttp.post(b"Content-Length: %d" % mib, body=b" " * (mib * 3 // 4)))
+        time.sleep(1)
+
+        assert service.verdict([wire_event(prompt="x" * (mib // 2))])["accepted"] == 1
+
+        (answer,), _ = rawhttp.read_all(slow, answers_max=1)
+        assert (answer.status, answer.problem["code"]) == (503, "queue_full")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 3
 
 
 def _await_ready(service: RunningService) -> None:
