@@ -6,8 +6,7 @@ clients that never end what they began would keep all others out.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import TracebackType
 
 from ingest import errors
@@ -106,19 +105,18 @@ class Reservation:
         self._admission.grow(bytes_more)
         self._bytes_held += bytes_more
 
-    @contextmanager
-    def waiting(self, interrupt: Callable[[], None]) -> Iterator[None]:
-        """While the client is waited for: others may have what is held, and `interrupt` is called then, once."""
+    def begin_waiting(self, interrupt: Callable[[], None]) -> None:
+        """The client is waited for. Until `end_waiting` others may have what is held; `interrupt` is called then, once."""
         self._interrupt = interrupt
         self._waiting_since = time.monotonic()
         self._admission.expose(self)
-        try:
-            yield
-        finally:
-            self._admission.cover(self)
-            self._waited_seconds = self.waited_seconds(time.monotonic())
-            self._waiting_since = None
-            self._interrupt = _nothing
+
+    def end_waiting(self) -> None:
+        """The client is waited for no longer."""
+        self._admission.cover(self)
+        self._waited_seconds = self.waited_seconds(time.monotonic())
+        self._waiting_since = None
+        self._interrupt = _nothing
 
     def waited_seconds(self, now: float) -> float:
         """How long its client has been waited for, all in all."""

@@ -81,8 +81,11 @@ async def read(request: Request, limits: BodyLimits, reservation: Reservation) -
 async def _next_chunk(request: Request, stall_seconds: float, spare_seconds: float, reservation: Reservation) -> bytes:
     try:
         async with asyncio.timeout(min(stall_seconds, spare_seconds)) as timeout:
-            with reservation.waiting(lambda: timeout.reschedule(0)):
+            reservation.begin_waiting(lambda: timeout.reschedule(0))
+            try:
                 chunk = await _receive(request)
+            finally:
+                reservation.end_waiting()
     except TimeoutError:
         reservation.check_kept()
         if spare_seconds < stall_seconds:

@@ -49,6 +49,9 @@ class _JoinedWrites:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
     def write(self, data: bytes) -> None:
         if not self._held:
             self._loop.call_soon(self._flush)
@@ -203,6 +206,8 @@ class Http1(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._in_message = self._in_head = True
         self._head_bytes = self._head_fields = 0
+        self._hosts: list[bytes] = []
+        self._codings: list[bytes] = []
         if self.cycle is not None and not self.cycle.keep_alive:
             self._stop(errors.HeadUnreadable("The request before this one was to be the last."))
         if len(self.pipeline) >= PIPELINED_MAX:
@@ -220,8 +225,16 @@ class Http1(HttpToolsProtocol):
         self._head_fields += 1
         if self._head_bytes > HEAD_BYTES_MAX or self._head_fields > HEAD_FIELDS_MAX:
             self._stop(_head_too_large())
-        if self._in_head:  # else it is a trailer, which must not pass for a field of the head (RFC 9110, section 6.5.1)
-            super().on_header(name, value)
+        if not self._in_head:  # a trailer, which must not pass for a field of the head (RFC 9110, section 6.5.1)
+            return
+        name = name.lower()
+        self.headers.append((name, value))
+        if name == b"host":
+            self._hosts.append(value)
+        elif name == b"transfer-encoding":
+            self._codings.append(value)
+        elif name == b"expect":  # as its base has it
+            self.expect_100_continue = value.lower() == b"100-continue"
 
     def on_headers_complete(self) -> None:
         self._check_head()
@@ -237,15 +250,14 @@ class Http1(HttpToolsProtocol):
             self._stop(_version_unsupported(version))
         if self.parser.get_method() not in _METHODS or self.parser.should_upgrade():
             self._stop(errors.FeatureUnsupported("The method is none that is known here."))
-        hosts = [value for name, value in self.headers if name == b"host"]
-        # RFC 9112, section 3.2
-        if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
+        hosts = self._hosts  # RFC 9112, section 3.2
+        if (len(hosts) != 1 and (hosts or version == "1.1")) or (hosts and not _HOST.fullmatch(hosts[0])):
             self._stop(errors.HeadUnreadable("There must be one field Host, and a host in it."))
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if codings and version == "1.0":  # section 6.1
-            self._stop(errors.HeadUnreadable("HTTP/1.0 has no Transfer-Encoding."))
-        if codings and b",".join(codings).strip().lower() != b"chunked":
-            self._stop(errors.FeatureUnsupported("Transfer-Encoding must be chunked, and nothing beside it."))
+        if self._codings:
+            if version == "1.0":  # section 6.1
+                self._stop(errors.HeadUnreadable("HTTP/1.0 has no Transfer-Encoding."))
+            if b",".join(self._codings).strip().lower() != b"chunked":
+                self._stop(errors.FeatureUnsupported("Transfer-Encoding must be chunked, and nothing beside it."))
 
     def on_body(self, body: bytes) -> None:
         self._framing_bytes -= len(body) + FRAMING_BYTES_PER_CHUNK

@@ -1,6 +1,5 @@
 """What is in flight is bounded in bytes, and given back whatever happens."""
 
-from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -142,12 +141,14 @@ def test_of_those_that_keep_us_waiting_the_one_goes_that_held_most_for_longest(c
     with admission.reserve() as small, admission.reserve() as large, admission.reserve() as new:
         small.grow(10)
         large.grow(80)
-        with small.waiting(lambda: interrupted.append("small")), large.waiting(lambda: interrupted.append("large")):
-            clock[0] += GIVES_WAY_SECONDS
-            new.grow(20)
+        small.begin_waiting(lambda: interrupted.append("small"))
+        large.begin_waiting(lambda: interrupted.append("large"))
+        clock[0] += GIVES_WAY_SECONDS
+        new.grow(20)
 
-            assert interrupted == ["large"]
-            assert (admission.bytes_held, large.bytes_held, new.bytes_held) == (30, 0, 20)
+        assert interrupted == ["large"]
+        assert (admission.bytes_held, large.bytes_held, new.bytes_held) == (30, 0, 20)
+        large.end_waiting()
         with pytest.raises(errors.QueueFull):
             large.check_kept()
         with pytest.raises(errors.QueueFull):
@@ -160,26 +161,25 @@ def test_as_many_give_way_as_are_needed_and_no_more(clock: list[float]) -> None:
     admission = Admission(bytes_max=100)
     reservations = [admission.reserve() for _ in range(5)]
     gone: list[int] = []
-    with ExitStack() as stack:
-        for number, reservation in enumerate(reservations):
-            reservation.grow(20)
-            stack.enter_context(reservation.waiting(partial(gone.append, number)))
-            clock[0] += GIVES_WAY_SECONDS
+    for number, reservation in enumerate(reservations):
+        reservation.grow(20)
+        reservation.begin_waiting(partial(gone.append, number))
+        clock[0] += GIVES_WAY_SECONDS
 
-        admission.reserve().grow(30)
+    admission.reserve().grow(30)
 
-        assert gone == [0, 1]
-        assert admission.bytes_held == 90
+    assert gone == [0, 1]
+    assert admission.bytes_held == 90
 
 
 def test_who_has_just_begun_to_wait_stays(clock: list[float]) -> None:
     admission = Admission(bytes_max=100)
     with admission.reserve() as first, admission.reserve() as second:
         first.grow(90)
-        with first.waiting(lambda: pytest.fail("interrupted")):
-            clock[0] += GIVES_WAY_SECONDS / 2
-            with pytest.raises(errors.QueueFull):
-                second.grow(20)
+        first.begin_waiting(lambda: pytest.fail("interrupted"))
+        clock[0] += GIVES_WAY_SECONDS / 2
+        with pytest.raises(errors.QueueFull):
+            second.grow(20)
 
 
 def test_all_waiting_counts_together(clock: list[float]) -> None:
@@ -187,10 +187,11 @@ def test_all_waiting_counts_together(clock: list[float]) -> None:
     with admission.reserve() as first, admission.reserve() as second:
         first.grow(90)
         for _ in range(4):
-            with first.waiting(lambda: None):
-                clock[0] += GIVES_WAY_SECONDS / 4
-        with first.waiting(lambda: None):
-            second.grow(20)
+            first.begin_waiting(lambda: None)
+            clock[0] += GIVES_WAY_SECONDS / 4
+            first.end_waiting()
+        first.begin_waiting(lambda: None)
+        second.grow(20)
         assert (first.bytes_held, second.bytes_held) == (0, 20)
 
 
@@ -198,8 +199,9 @@ def test_who_is_not_waited_for_stays(clock: list[float]) -> None:
     admission = Admission(bytes_max=100)
     with admission.reserve() as first, admission.reserve() as second:
         first.grow(90)
-        with first.waiting(lambda: pytest.fail("interrupted")):
-            clock[0] += 100
+        first.begin_waiting(lambda: pytest.fail("interrupted"))
+        clock[0] += 100
+        first.end_waiting()
         with pytest.raises(errors.QueueFull):
             second.grow(20)
 
@@ -210,6 +212,6 @@ def test_a_full_house_lets_in_who_may_take_the_place_of_another(clock: list[floa
         first.grow(100)
         with pytest.raises(errors.QueueFull):
             admission.check_open()
-        with first.waiting(lambda: None):
-            clock[0] += 100
-            admission.check_open()
+        first.begin_waiting(lambda: None)
+        clock[0] += 100
+        admission.check_open()
