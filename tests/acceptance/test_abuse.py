@@ -76,8 +76,8 @@ def many_descriptors() -> Iterator[int]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def assert_served(before: Honest, during: Honest) -> None:
-    """Everything was stored, and about as fast as ever."""
+def assert_served(during: Honest) -> None:
+    """Everything was stored, and in time."""
     assert set(during.statuses) == {200}
     assert during.statuses[200] >= 20
     assert during.p99_ms() < P99_MS_MAX
@@ -123,7 +123,7 @@ def test_slow_clients_are_given_up(writer_url: DatabaseUrl, is_long: bool, figur
         before, idle_bytes = honest.measured(service), service.resident_bytes()
         with honest.posting(service) as during:
             _drip(service, kinds, each)
-        assert_served(before, during)
+        assert_served(during)
         assert service.peak_bytes() - idle_bytes < 20 * MIB + len(kinds) * each * PER_CONNECTION_BYTES_MAX
     for kind in kinds:
         assert kind.answers == {kind.status: each}, kind.name
@@ -210,7 +210,7 @@ def test_thousands_of_idle_connections(
             assert kept * 0.8 <= _connections(service) <= workers * (kept + 1)
             closed = sum(_is_closed(attacker) for attacker in attackers)
             assert closed >= opened - workers * kept
-        assert_served(before, during)
+        assert_served(during)
         assert during.resets <= 5
         more_bytes = _resident_bytes(service) - idle_bytes
         assert more_bytes < 20 * MIB * workers + kept * workers * PER_CONNECTION_BYTES_MAX
@@ -232,9 +232,7 @@ def test_connections_with_half_a_request_go_for_new_ones(writer_url: DatabaseUrl
         figures.bad_inputs += 60
 
 
-def test_where_all_connections_work_a_new_one_is_told_so(
-    writer_url: DatabaseUrl, database_url: DatabaseUrl, figures: Figures
-) -> None:
+def test_where_all_connections_work_a_new_one_is_told_so(writer_url: DatabaseUrl, figures: Figures) -> None:
     with service_with(writer_url, MAX_CONNECTIONS="2") as service, ExitStack() as stack:
         service.client.close()
         for _ in range(2):
@@ -305,32 +303,36 @@ def test_what_has_no_end_is_cut_off(shared_service: RunningService, kind: str, f
 
 # --- bodies that stand for more than they are -------------------------------------------------------------------------
 
-HEAVY_BYTES = 60 * MIB
-HEAVY = zlib.compress(b"[" + b" " * HEAVY_BYTES, 9)[:-8]
-"""60 KB that inflate to 60 MiB, and are not the end."""
+
+def _unended(inflated_bytes: int) -> bytes:
+    """A request whose body has come to so many bytes, of a thousandth of that, and goes on."""
+    deflate = zlib.compressobj(9)
+    body = deflate.compress(b"[" + b" " * inflated_bytes) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    return post(b"Content-Encoding: deflate", b"Content-Length: 100000", body=body)
 
 
-def _hold(service: RunningService, stop: threading.Event, statuses: Counter[int]) -> None:
-    """Sends what is heavy and does not end it, again and again."""
-    head = post(b"Content-Encoding: deflate", b"Content-Length: 100000")
+def _hold(service: RunningService, request: bytes, stop: threading.Event, statuses: Counter[int]) -> None:
+    """Sends the request and does not end it, again and again."""
     while not stop.is_set():
         with contextlib.suppress(OSError), rawhttp.connection(service, 20) as opened:
-            opened.sendall(head + HEAVY)
+            opened.sendall(request)
             for answer in rawhttp.read_all(opened, answers_max=1)[0]:
                 statuses[answer.status] += 1
+        stop.wait(0.02)
 
 
 def test_who_holds_much_and_keeps_us_waiting_gives_way(
     writer_url: DatabaseUrl, is_long: bool, figures: Figures, report: Report
 ) -> None:
-    """Four of these fill MAX_INFLIGHT_BYTES."""
-    attackers, seconds = (32, 60) if is_long else (8, 4)
+    """Four of the large ones fill MAX_INFLIGHT_BYTES, and the small ones what these leave."""
+    large, seconds = (32, 60) if is_long else (8, 4)
+    attacks = [_unended(60 * MIB)] * large + [_unended(1024 << power) for power in range(16)] * 2
     statuses: Counter[int] = Counter()
     stop = threading.Event()
     threads: list[threading.Thread] = []
     with service_with(writer_url, SHUTDOWN_SECONDS="1") as service:
         before, idle_bytes = honest.measured(service), service.resident_bytes()
-        threads += [threading.Thread(target=_hold, args=(service, stop, statuses)) for _ in range(attackers)]
+        threads += [threading.Thread(target=_hold, args=(service, attack, stop, statuses)) for attack in attacks]
         for thread in threads:
             thread.start()
         time.sleep(1)
@@ -341,7 +343,7 @@ def test_who_holds_much_and_keeps_us_waiting_gives_way(
         stop.set()
     for thread in threads:
         thread.join()
-    report(f"before: {before}; beside {attackers} that hold 60 MiB each, {used_bytes // MIB} MiB: {during}")
+    report(f"before: {before}; beside {len(attacks)} that hold up to 60 MiB each, {used_bytes // MIB} MiB: {during}")
     assert set(during.statuses) <= {200, 503}
     assert during.statuses[503] <= 0.05 * during.statuses[200]
     assert during.p99_ms() < P99_MS_MAX

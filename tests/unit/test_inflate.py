@@ -319,3 +319,16 @@ def test_frames_that_hold_nothing_are_bounded() -> None:
 @pytest.mark.parametrize("header", ["identity, gzip", "gzip,", " GZIP , identity"])
 def test_identity_in_a_list_of_codings_changes_nothing(header: str) -> None:
     assert isinstance(inflate.inflater(header), inflate.Gzip)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+@pytest.mark.parametrize("chunk_bytes", [7, 5000, 10**9])
+def test_others_get_their_turn_between_many_streams(coding: str, chunk_bytes: int) -> None:
+    compress = gzip.compress if coding == "gzip" else zstd.compress
+    streams = inflate.MEMBERS_A_TURN * 3
+    body = compress(b"") * streams + compress(b"end")
+
+    came = list(pieces(coding, cut(body, chunk_bytes)))
+
+    assert b"".join(came) == b"end"
+    assert came.count(b"") == 3
