@@ -6,6 +6,7 @@ themselves look and sabotage as the DBA.
 
 import os
 import secrets
+import shlex
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -55,7 +56,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if session.config.getoption("--write-readme") and exitstatus == pytest.ExitCode.OK:
-        reliability.write(reliability.section(session.config.stash[_figures], __version__, datetime.now(UTC).date()))
+        minutes = os.environ.get("SOAK_MINUTES")
+        command = shlex.join(["pytest", *session.config.invocation_params.args])
+        command = f"SOAK_MINUTES={minutes} {command}" if minutes else command
+        reliability.write(reliability.section(session.config.stash[_figures], command, __version__, datetime.now(UTC).date()))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 the run that the section names.
 
     pytest -m reliability --long --write-readme
+
+takes an hour and a half, of which the soak takes SOAK_MINUTES (20) twice, and five minutes without --long.
 """
 
 import platform
@@ -16,7 +18,6 @@ import psutil
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- reliability: begin -->", "<!-- reliability: end -->"
 WIDTH = 130
-COMMAND = "pytest -m reliability --long --write-readme"
 
 
 @dataclass
@@ -40,8 +41,8 @@ class Figures:
     fuzzed_seconds: float = 0
 
 
-def section(figures: Figures, version: str, today: date) -> str:
-    """What stands in the README between BEGIN and END."""
+def section(figures: Figures, command: str, version: str, today: date) -> str:
+    """What stands in the README between BEGIN and END. `command`: what was run."""
     kinds = ", ".join(f"{kind} ({count:,})" for kind, count in sorted(figures.faults.items()))
     rows = [
         ("faults injected", f"{figures.faults.total():,}"),
@@ -56,7 +57,7 @@ def section(figures: Figures, version: str, today: date) -> str:
     where = f"Python {platform.python_version()}, {psutil.cpu_count()} cores"
     databases = "; ".join(sorted(figures.databases))
     return (
-        f"Written by `{COMMAND}` on {today}, version {version}, {where}, on {databases}.\n\n{table}\n\nThe faults: {kinds}.\n"
+        f"Written by `{command}` on {today}, version {version}, {where}, on {databases}.\n\n{table}\n\nThe faults: {kinds}.\n"
     )
 
 

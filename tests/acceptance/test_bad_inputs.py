@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests import servers
+from tests.reliability import Figures
 from tests.samples import wire_archive, wire_event
 from tests.service import ARCHIVES, REQUESTS, RunningService
 
@@ -169,8 +170,11 @@ ITEMS = [
 ]
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("mistake", [*ENVELOPES, *ITEMS], ids=lambda mistake: mistake.name)
-def test_a_mistake_gets_its_answer(shared_service: RunningService, shared_database_url: Any, mistake: Mistake) -> None:
+def test_a_mistake_gets_its_answer(
+    shared_service: RunningService, shared_database_url: Any, mistake: Mistake, figures: Figures
+) -> None:
     before = _stored(shared_database_url)
 
     answer = shared_service.client.post(mistake.path, content=mistake.body, headers=mistake.headers)
@@ -197,6 +201,7 @@ def test_a_mistake_gets_its_answer(shared_service: RunningService, shared_databa
         assert members["seen"] > members["limit"]["value"]
     assert all(name in answer.headers for name in (*mistake.answer_headers, "X-Request-ID"))
     assert _stored(shared_database_url) == before + mistake.stored
+    figures.bad_inputs += 1
 
 
 def test_the_table_is_long_enough() -> None:

@@ -77,10 +77,7 @@ def settle(cluster: Cluster, account: Account, fault: str, figures: Figures) -> 
     """Audits what was sent under a fault, and counts it."""
     found = audit(cluster.url, account)
     figures.faults[fault] += 1
-    figures.acknowledged += found.acknowledged
-    figures.lost += found.lost
-    figures.twice += found.twice
-    figures.stored_though_rejected += found.stored_though_rejected
+    found.add_to(figures)
     figures.databases.add(cluster.describe())
     assert found.acknowledged > 0
     assert found.is_clean, found

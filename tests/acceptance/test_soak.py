@@ -103,10 +103,7 @@ def test_nothing_is_lost_with_a_fault_every_15_seconds(name: str, tmp_path: Path
             figures.databases.add(cluster.describe())
     except Unavailable as reason:
         pytest.skip(str(reason))
-    figures.acknowledged += found.acknowledged
-    figures.lost += found.lost
-    figures.twice += found.twice
-    figures.stored_though_rejected += found.stored_though_rejected
+    found.add_to(figures)
     mib = 2**20
     summary = {
         "database": name,

@@ -6,6 +6,7 @@ import psycopg
 
 from ingest.settings import DatabaseUrl
 from tests.faults.load import Account, Sent
+from tests.reliability import Figures
 
 COUNTS = """
     WITH stored AS (
@@ -42,7 +43,15 @@ class Findings:
 
     @property
     def is_clean(self) -> bool:
+        """Whether all is as the clients were told."""
         return not (self.lost or self.twice or self.stored_though_rejected or self.strays or self.torn_batches)
+
+    def add_to(self, figures: Figures) -> None:
+        """Counts them among those of the run."""
+        figures.acknowledged += self.acknowledged
+        figures.lost += self.lost
+        figures.twice += self.twice
+        figures.stored_though_rejected += self.stored_though_rejected
 
 
 def audit(url: DatabaseUrl, account: Account) -> Findings:

@@ -115,10 +115,6 @@ class Service:
         """The memory that its process holds now."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def log(self) -> str:
-        """What it has said."""
-        return self._log.read_text()
-
 
 def with_clock(folder: Path) -> dict[str, str]:
     """Settings for a service whose clock can be set while it runs. Raises Unavailable without libfaketime."""
