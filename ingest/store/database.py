@@ -3,6 +3,7 @@
 The watch is what makes recovery need no human: it looks once a second while something is wrong, at once when a writer lost
 its connection. While all is well it connects anew every ten seconds, for a server that is to stop smartly waits until its
 sessions have ended, and tells that to nobody but who connects; and once a minute it asks what has been dropped meanwhile.
+Whenever it has an answer, it sees to sessions that were lost on the way (ingest.store.sessions).
 """
 
 import asyncio
@@ -10,7 +11,6 @@ import itertools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any
 
 import asyncpg
@@ -19,8 +19,9 @@ import msgspec
 from ingest import errors
 from ingest.events import STREAMS
 from ingest.settings import DatabaseUrl
-from ingest.store import editions, failures, files
+from ingest.store import editions, failures, files, sessions
 from ingest.store.editions import Facts
+from ingest.store.sessions import LostSessions, Session
 
 # Parameters of a URL that libpq knows, and asyncpg would send to the server as settings, which it does not have.
 LIBPQ_ONLY = frozenset(
@@ -50,6 +51,9 @@ RECONNECT_SECONDS = 10.0
 BOUNDS_RECONNECTS = 6
 """Once in so many of these, what has been dropped is asked for, too."""
 PING_TIMEOUT_SECONDS = 2.0
+RESUME_SECONDS = 2.0
+"""How long statements from before an outage may go on after it. A server that was frozen answers them at once; what a network
+has lost is answered never, and holds up a writer until DB_TIMEOUT_SECONDS are over."""
 CLOSE_TIMEOUT_SECONDS = 5.0
 LOCK_SECONDS_MAX = 5.0
 """How long a writer waits for another transaction; half of DB_TIMEOUT_SECONDS where that is less."""
@@ -66,11 +70,15 @@ class Database:
         self._timeout_seconds = timeout_seconds
         self._queue_timeout_seconds = queue_timeout_seconds
         self._pool: asyncpg.Pool | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._former: dict[asyncio.Task[None], asyncpg.Pool] = {}
+        """Pools that are not used any more, by the task that closes them."""
+        self._lost = LostSessions()
         self._facts: Facts | None = None
         self._problem: errors.IngestError | None = errors.NotReady("The database was not reached yet.")
         self._watcher: asyncio.Task[None] | None = None
         self._look_now = asyncio.Event()
+        self._was_one_lost = False
+        """A connection of the pool, since it was renewed."""
         self._probe: asyncpg.Connection | None = None
         self._probe_lock = asyncio.Lock()
         self._ping: asyncio.Task[bool] | None = None
@@ -130,9 +138,9 @@ class Database:
         if self._pool is not None:
             self._close_later(self._pool)
             self._pool = None
-        if self._closing:
-            await asyncio.wait(self._closing, timeout=CLOSE_TIMEOUT_SECONDS)
-            for closing in self._closing:
+        if self._former:
+            await asyncio.wait(self._former, timeout=CLOSE_TIMEOUT_SECONDS)
+            for closing in self._former:
                 closing.cancel()
 
     async def _new_pool(self) -> asyncpg.Pool:
@@ -142,12 +150,16 @@ class Database:
             min_size=0,
             max_size=self._connections_max,
             command_timeout=self._timeout_seconds,
-            init=partial(prepare, timeout_seconds=self._timeout_seconds),
+            init=self._prepare,
             # The writers leave nothing behind that a reset would have to undo: it would cost a round trip a batch.
             reset=_keep,
             max_inactive_connection_lifetime=300,
             timeout=min(self._timeout_seconds, 10),
         )
+
+    async def _prepare(self, connection: asyncpg.Connection) -> None:
+        session = await prepare(connection, timeout_seconds=self._timeout_seconds)
+        connection.add_termination_listener(lambda _: self._lost.add(session))
 
     async def _renew_pool(self) -> None:
         """Lets no connection be used again. When one is lost, its neighbours may be dead too, and would fail one batch each
@@ -159,8 +171,8 @@ class Database:
     def _close_later(self, pool: asyncpg.Pool) -> None:
         """Closes what idles at once, and what is in use when it is free; by force when no statement may take longer."""
         closing = asyncio.create_task(_close(pool, self._timeout_seconds + CLOSE_TIMEOUT_SECONDS), name="close-pool")
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        self._former[closing] = pool
+        closing.add_done_callback(self._former.pop)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
@@ -182,11 +194,13 @@ class Database:
             with failures.translated():
                 yield connection
         except (errors.DatabaseAway, errors.DatabaseRefused):
+            self._was_one_lost = True
             self._look_now.set()
             raise
         finally:
-            with failures.translated():
-                await pool.release(connection, timeout=self._timeout_seconds)
+            # The driver has ended it by force, if this fails. What was stored is stored: that is no reason to say otherwise.
+            with suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await pool.release(connection, timeout=CLOSE_TIMEOUT_SECONDS)
 
     async def ping(self) -> bool:
         """Whether the database answers, asked now, within PING_TIMEOUT_SECONDS. Who asks meanwhile gets the same answer."""
@@ -198,6 +212,8 @@ class Database:
         try:
             await self._ask()
         except Exception:  # noqa: BLE001 - whatever it is: no answer
+            if self._problem is None:  # the watch thinks that all is well; else it looks by itself
+                self._look_now.set()
             return False
         return True
 
@@ -208,7 +224,7 @@ class Database:
                 with failures.translated():
                     async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                         if self._probe is None or self._probe.is_closed():
-                            self._probe = await asyncpg.connect(for_asyncpg(self.url), timeout=PING_TIMEOUT_SECONDS)
+                            self._probe = await self._connect_probe()
                         await self._probe.fetchval("SELECT 1")
             except BaseException:
                 await self._drop_probe()
@@ -221,13 +237,37 @@ class Database:
         """
         self.check_ready()
         await self._ask()  # which connects anew, if need be
+        async with self._answering_probe() as probe:
+            rows: list[asyncpg.Record] = await probe.fetch(files.sql(statement), *arguments)
+            return rows
+
+    @asynccontextmanager
+    async def _answering_probe(self) -> AsyncIterator[asyncpg.Connection]:
+        """The connection that is kept for asking, for what takes no more than PING_TIMEOUT_SECONDS; `_ask` comes first."""
         async with self._probe_lock:
             with failures.translated():
                 async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                     if self._probe is None:
                         raise errors.DatabaseAway("The database went away.")
-                    rows: list[asyncpg.Record] = await self._probe.fetch(files.sql(statement), *arguments)
-                    return rows
+                    yield self._probe
+
+    async def _connect_probe(self) -> asyncpg.Connection:
+        connection = await asyncpg.connect(for_asyncpg(self.url), timeout=PING_TIMEOUT_SECONDS)
+        sessions.keep_alive(connection)
+        return connection
+
+    async def _replace_probe(self) -> None:
+        """Connects anew, which tells whether the server still takes connections. If it does not, there is no probe then; but
+        where others use up max_connections, there still is the one that there was: we can work with those that we have."""
+        async with self._probe_lock:
+            newer = None
+            with suppress(errors.IngestError), failures.translated():
+                try:
+                    newer = await self._connect_probe()
+                except asyncpg.TooManyConnectionsError:
+                    return
+            await self._drop_probe()
+            self._probe = newer
 
     async def _drop_probe(self) -> None:
         if self._probe is not None:
@@ -252,7 +292,10 @@ class Database:
             raise
         if self._problem is not None:
             logger.info("The database is ready: %s.", describe(self._facts))
+            for former in self._former.values():
+                asyncio.get_running_loop().call_later(RESUME_SECONDS, former.terminate)
         self._problem = None
+        await self._end_lost_sessions()
 
     async def _refuse_transaction_pooling(self, connection: asyncpg.Connection) -> None:
         """Where two open connections share one server process, a pooler hands out sessions by transaction.
@@ -260,15 +303,20 @@ class Database:
         Raises errors.PoolerUnsupported: the staging tables would be gone in the middle of the work.
         """
         mine = await connection.fetchval("SELECT pg_backend_pid()")
-        assert self._probe is not None
-        with failures.translated():
-            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
-                others = await self._probe.fetchval("SELECT pg_backend_pid()")
+        async with self._answering_probe() as probe:
+            others = await probe.fetchval("SELECT pg_backend_pid()")
         if mine == others:
             raise errors.PoolerUnsupported(
                 "Between the service and PostgreSQL stands a connection pooler in transaction mode, which drops the "
                 "staging tables. Connect to PostgreSQL itself, or set the pooler to session mode."
             )
+
+    async def _end_lost_sessions(self) -> None:
+        """What holds ids at the server for nobody. If the database is away again, it is tried again."""
+        if self._lost:
+            with suppress(errors.IngestError):
+                async with self._answering_probe() as probe:
+                    await self._lost.end(probe)
 
     async def _reread_bounds(self) -> None:
         """Takes notice of what was dropped or forgotten since. If the database is away, a writer will find out."""
@@ -282,29 +330,34 @@ class Database:
                 async with asyncio.timeout(WATCH_SECONDS if self._problem else RECONNECT_SECONDS):
                     await self._look_now.wait()
             try:
-                if self._look_now.is_set():
-                    self._look_now.clear()
+                is_asked_to = self._look_now.is_set()
+                self._look_now.clear()
+                if self._was_one_lost:
+                    self._was_one_lost = False
                     await self._renew_pool()
-                elif self._problem is None:
-                    async with self._probe_lock:
-                        await self._drop_probe()
+                elif self._problem is None and not is_asked_to:
+                    await self._replace_probe()
                     if turn % BOUNDS_RECONNECTS == 0:
                         await self._reread_bounds()
                 await self._look()
             except errors.IngestError:
-                continue
+                # Looking takes a connection too, which asked to look again as it failed: in a second.
+                self._look_now.clear()
+                self._was_one_lost = False  # and the pool is a new one
             except Exception:
                 logger.exception("Looking at the database failed")
                 await asyncio.sleep(WATCH_SECONDS)
 
 
-async def prepare(connection: asyncpg.Connection, *, timeout_seconds: float) -> None:
-    """Makes a connection a writer's: its settings, and its staging tables."""
+async def prepare(connection: asyncpg.Connection, *, timeout_seconds: float) -> Session:
+    """Makes a connection a writer's: its settings, and its staging tables. Returns its session."""
+    sessions.keep_alive(connection)
     lock_seconds = min(LOCK_SECONDS_MAX, timeout_seconds / 2)
     milliseconds = (str(int(seconds * 1000)) for seconds in (timeout_seconds, lock_seconds))
-    await connection.fetchrow(files.sql("load/session"), *milliseconds)
+    row = await connection.fetchrow(files.sql("load/session"), *milliseconds)
     for stream in STREAMS:
         await connection.execute(files.sql(f"load/{stream.name}.stage"))
+    return Session(row["pid"], row["backend_start"])
 
 
 def describe(facts: Facts | None) -> str:
@@ -329,6 +382,10 @@ async def _keep(_connection: asyncpg.Connection) -> None:
 async def _close(pool: asyncpg.Pool, seconds_max: float) -> None:
     try:
         async with asyncio.timeout(seconds_max):
+            await pool.expire_connections()  # from now on, who is released is closed
+            # The pool's own close() does not begin before all are released: one that hangs would keep the others open.
+            idle = [holder for holder in pool._holders if holder._in_use is None]
+            await asyncio.gather(*(holder.close() for holder in idle), return_exceptions=True)
             await pool.close()
     except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         pass  # it has ended them by force

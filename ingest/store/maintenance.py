@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from ingest import errors
 from ingest.settings import DatabaseUrl
-from ingest.store import editions, failures, files
+from ingest.store import editions, failures, files, sessions
 from ingest.store.database import for_asyncpg
 from ingest.store.editions import Edition
 
@@ -94,6 +94,7 @@ class Maintenance:
         """A connection of its own, whose end frees the lock."""
         with failures.translated():
             connection = await asyncpg.connect(for_asyncpg(self._url), timeout=CONNECT_SECONDS)
+        sessions.keep_alive(connection)  # a job may take its time, and has no timeout
         try:
             with failures.translated():
                 facts = await editions.inspect(connection)

@@ -15,6 +15,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -124,7 +125,7 @@ class BatchWriter:
             self._cautious_groups_left -= 1
             return False
         try:
-            async with connection.transaction(isolation="read_committed"):
+            async with _transaction(connection):
                 await _copy(connection, "usage_event_ids", rows.LEDGER_COLUMNS, rows.to_claim(group), schema=SCHEMA)
                 await _copy(connection, stream.name, rows.COLUMNS[stream], rows.to_insert(group), schema=SCHEMA)
                 await self._note_changes(connection, group)
@@ -152,7 +153,7 @@ class BatchWriter:
         """Stores what is new of the rows at these positions, and says what the others are."""
         outcomes: dict[int, Outcome] = {}
         try:
-            async with connection.transaction(isolation="read_committed"):
+            async with _transaction(connection):
                 columns = rows.STAGING_COLUMNS + rows.COLUMNS[stream]
                 await _copy(connection, f"staged_{stream.name}", columns, rows.to_stage(stream, group, set(positions)))
                 outcomes = await _load(connection, stream)
@@ -198,6 +199,26 @@ class BatchWriter:
         except failures.RowsRefused:
             return True
         return False
+
+
+@asynccontextmanager
+async def _transaction(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """As the driver's, but a connection that did not answer in time is ended. The driver would cancel the statement and roll
+    back, and wait for that as long again."""
+    transaction = connection.transaction(isolation="read_committed")
+    try:
+        await transaction.start()
+        try:
+            yield
+        except (TimeoutError, asyncio.CancelledError):
+            raise
+        except BaseException:
+            await transaction.rollback()
+            raise
+        await transaction.commit()
+    except (TimeoutError, asyncio.CancelledError):
+        connection.terminate()
+        raise
 
 
 async def _load(connection: asyncpg.Connection, stream: Stream) -> dict[int, Outcome]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +12,7 @@ from tests.faults.proxy import Damage, Moment
 from tests.faults.scene import Scene
 
 STRIKE_SECONDS_MAX = 10
+ACKNOWLEDGED_SECONDS_MAX = 2
 PAUSE_SECONDS = 0.5
 
 Injection = Callable[[Scene, float], None]
@@ -88,6 +90,17 @@ def pool_exhausted(scene: Scene, seconds: float) -> None:
         time.sleep(seconds)
 
 
+def connections_used_up(scene: Scene, seconds: float) -> None:
+    """Others take every connection that the server has left (max_connections). The service goes on with those that it has."""
+    until = time.monotonic() + seconds
+    with ExitStack() as others:
+        while time.monotonic() < until:
+            with suppress(psycopg.OperationalError):
+                while True:
+                    others.enter_context(psycopg.connect(scene.url.reveal()))
+            scene.load.await_acknowledgement(ACKNOWLEDGED_SECONDS_MAX)
+
+
 def sessions_terminated(scene: Scene, seconds: float) -> None:
     """An administrator ends all sessions, again and again."""
     until = time.monotonic() + seconds
@@ -142,11 +155,16 @@ FAULTS = [
     Fault("PostgreSQL frozen", frozen, 3, 30),
     *(Fault(f"connection cut {moment.value}", partial(struck, moment, Damage.CUT)) for moment in Moment),
     *(Fault(f"connection blackholed {moment.value}", partial(struck, moment, Damage.BLACKHOLED), 3) for moment in Moment),
+    *(
+        Fault(f"connection blackholed for good {moment.value}", partial(struck, moment, Damage.FORGOTTEN))
+        for moment in (Moment.AFTER_CLAIMS, Moment.BEFORE_COMMIT)
+    ),
     Fault("all connections cut", partial(all_struck, Damage.CUT), 1, 10),
     Fault("all connections blackholed", partial(all_struck, Damage.BLACKHOLED), 3, 30),
     Fault("statements past statement_timeout", slow_statements, 3),
     Fault("table locked by a DDL", locked_by_ddl, 2, 20),
     Fault("pool exhausted", pool_exhausted, 2, 20),
+    Fault("connections of the server used up", connections_used_up, 2, 25),
     Fault("sessions ended by an administrator", sessions_terminated, 1, 10),
     Fault("service killed with -9", service_killed),
 ]

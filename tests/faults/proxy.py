@@ -14,12 +14,14 @@ from enum import Enum
 CONNECT_SECONDS_MAX = 5
 COPY_DATA = b"d"
 QUERY = b"Q"
+COPY_OF_ROWS = b'COPY "analytics"."usage_events"('
 
 
 class Moment(Enum):
     """When a fault strikes."""
 
     IN_COPY = "in mid-COPY"
+    AFTER_CLAIMS = "in mid-COPY, with ids claimed"
     BEFORE_COMMIT = "before the server has the COMMIT"
     AFTER_COMMIT = "after the server has the COMMIT, before its answer comes back"
 
@@ -29,6 +31,8 @@ class Damage(Enum):
 
     CUT = "cut"
     BLACKHOLED = "blackholed"
+    FORGOTTEN = "blackholed for good"
+    """Neither end is ever told."""
 
 
 class _Link:
@@ -38,13 +42,16 @@ class _Link:
         self._client = client
         self._server = server
         self.is_blackholed = False
+        self.is_forgotten = False
+        self.last_query = b""
 
     def suffer(self, damage: Damage) -> None:
-        if damage is Damage.BLACKHOLED:
-            self.is_blackholed = True
+        if damage is Damage.CUT:
+            for writer in (self._client, self._server):
+                writer.transport.abort()
             return
-        for writer in (self._client, self._server):
-            writer.transport.abort()
+        self.is_blackholed = True
+        self.is_forgotten = damage is Damage.FORGOTTEN
 
 
 class Proxy:
@@ -57,7 +64,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._plan: tuple[Moment, Damage] | None = None
         self._struck = threading.Event()
-        self._refuses = False
+        self._outage: Damage | None = None
         self.port = 0
 
     def strike_at(self, moment: Moment, damage: Damage) -> None:
@@ -70,20 +77,26 @@ class Proxy:
         return self._struck.wait(seconds)
 
     def strike_all(self, damage: Damage) -> None:
-        """Damages all connections that there are, and lets no new one through until `heal`."""
-        self._refuses = True
+        """Damages all connections that there are, and all that are made until `heal`."""
+        self._outage = damage
         self._call(lambda: self._damage(self._links, damage))
 
     def heal(self) -> None:
-        """Cuts what is blackholed, as a firewall does that comes back, and lets new connections through."""
-        self._refuses = False
+        """Cuts what is blackholed, as a firewall does that comes back, and lets new connections through. What is blackholed
+        for good stays so."""
+        self._outage = None
         self._plan = None
-        self._call(lambda: self._damage([link for link in self._links if link.is_blackholed], Damage.CUT))
+        self._call(lambda: self._damage((link for link in self._links if link.is_blackholed), Damage.CUT))
 
     @staticmethod
     def _damage(links: Iterable[_Link], damage: Damage) -> None:
         for link in list(links):
-            link.suffer(damage)
+            if not link.is_forgotten:
+                link.suffer(damage)
+
+    def _end(self) -> None:
+        for link in list(self._links):
+            link.suffer(Damage.CUT)
 
     def _call(self, action: Callable[[], object]) -> None:
         done = threading.Event()
@@ -96,7 +109,7 @@ class Proxy:
         done.wait()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._refuses:
+        if self._outage is Damage.CUT:
             writer.transport.abort()
             return
         try:
@@ -107,30 +120,41 @@ class Proxy:
             return
         link = _Link(writer, server_writer)
         self._links.add(link)
+        if self._outage is not None:
+            link.suffer(self._outage)
+        passing = [
+            asyncio.ensure_future(self._pass_messages(reader, server_writer, link)),
+            asyncio.ensure_future(self._pass_bytes(server_reader, writer, link)),
+        ]
         try:
-            await asyncio.gather(
-                self._pass_messages(reader, server_writer, link), self._pass_bytes(server_reader, writer, link)
-            )
-        except (OSError, EOFError):
-            pass
+            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+            if link.is_forgotten:  # the other end is not told that this one is gone
+                await asyncio.wait(passing)
         finally:
             self._links.discard(link)
             link.suffer(Damage.CUT)
+            for ended in passing:
+                ended.cancel()
+            await asyncio.gather(*passing, return_exceptions=True)
 
     async def _pass_messages(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link) -> None:
         length = await reader.readexactly(4)  # the start-up message has no type
-        writer.write(length + await reader.readexactly(struct.unpack("!I", length)[0] - 4))
+        start_up = length + await reader.readexactly(struct.unpack("!I", length)[0] - 4)
+        if not link.is_blackholed:
+            writer.write(start_up)
         while True:
             head = await reader.readexactly(5)
             message = head + await reader.readexactly(struct.unpack("!I", head[1:])[0] - 4)
-            moment = self._moment_of(message)
+            if head[:1] == QUERY:
+                link.last_query = message[5:]
+            moment = None if link.is_blackholed else self._moment_of(message, link)
             if moment is Moment.AFTER_COMMIT:
                 writer.write(message)
                 await writer.drain()
             if moment is not None and self._plan is not None:
                 _, damage = self._plan
                 self._plan = None
-                if moment is Moment.IN_COPY:
+                if moment in (Moment.IN_COPY, Moment.AFTER_CLAIMS):
                     writer.write(message[: len(message) // 2])
                     await writer.drain()
                 link.suffer(damage)
@@ -139,11 +163,13 @@ class Proxy:
                 writer.write(message)
                 await writer.drain()
 
-    def _moment_of(self, message: bytes) -> Moment | None:
+    def _moment_of(self, message: bytes, link: _Link) -> Moment | None:
         if self._plan is None:
             return None
         moment = self._plan[0]
-        if moment is Moment.IN_COPY:
+        if moment is Moment.AFTER_CLAIMS and not link.last_query.startswith(COPY_OF_ROWS):
+            return None
+        if moment in (Moment.IN_COPY, Moment.AFTER_CLAIMS):
             return moment if message[:1] == COPY_DATA else None
         return moment if message[:1] == QUERY and message[5:].startswith(b"COMMIT") else None
 
@@ -172,7 +198,7 @@ class Proxy:
         try:
             yield self
         finally:
-            self._call(lambda: self._damage(self._links, Damage.CUT))
+            self._call(self._end)
             self._loop.call_soon_threadsafe(serving.cancel)
             thread.join(10)
             pending = asyncio.all_tasks(self._loop)
