@@ -18,7 +18,7 @@ import pytest
 from tests.faults import cluster as clusters
 from tests.faults.audit import audit
 from tests.faults.cluster import Cluster
-from tests.faults.injections import CLOCK_STEPPED_BACK, DISK_FULL, FAULTS, Fault
+from tests.faults.injections import ALL_FORGOTTEN, CLOCK_STEPPED_BACK, DISK_FULL, FAULTS, Fault
 from tests.faults.load import Account, Load
 from tests.faults.proxy import Proxy
 from tests.faults.scene import SETTINGS, Scene, Service, service_on, with_clock
@@ -107,6 +107,14 @@ def test_nothing_is_lost_where_the_clock_goes_back(cluster: Cluster, tmp_path: P
     # The events are an hour ahead of that clock, and are not refused for it.
     with service_on(cluster, tmp_path, MAX_CLOCK_SKEW_SECONDS="7200", **settings) as parts:
         play(cluster, parts, CLOCK_STEPPED_BACK, figures, is_long=is_long)
+
+
+def test_writers_that_wait_for_what_is_lost_hold_up_nobody_after_it(
+    cluster: Cluster, tmp_path: Path, figures: Figures, is_long: bool
+) -> None:
+    # Their statements may take longer than the service may take to be ready.
+    with service_on(cluster, tmp_path, DB_TIMEOUT_SECONDS="30", QUEUE_TIMEOUT_SECONDS="5") as parts:
+        play(cluster, parts, ALL_FORGOTTEN, figures, is_long=is_long)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

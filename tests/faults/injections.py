@@ -57,6 +57,15 @@ def all_struck(damage: Damage, scene: Scene, seconds: float) -> None:
     scene.proxy.heal()
 
 
+def all_forgotten(scene: Scene, seconds: float) -> None:
+    """The network forgets all connections, and no new one comes through for a while. A load balancer asks who is ready."""
+    scene.proxy.strike_all(Damage.FORGOTTEN)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        scene.service.is_ready()
+    scene.proxy.heal()
+
+
 def disk_full(scene: Scene, seconds: float) -> None:
     """The database's disk is full, and then it is not. A server that gave up is started again, as its operator would."""
     scene.cluster.fill_disk()
@@ -171,4 +180,5 @@ FAULTS = [
 """All but those that need a cluster or a service of their own."""
 
 DISK_FULL = Fault("disk of the database full", disk_full, 2, 20)
+ALL_FORGOTTEN = Fault("all connections blackholed for good", all_forgotten, 3, 20)
 CLOCK_STEPPED_BACK = Fault("clock stepped back an hour", clock_stepped_back, 2, 20)

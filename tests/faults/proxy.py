@@ -202,8 +202,6 @@ class Proxy:
             self._loop.call_soon_threadsafe(serving.cancel)
             thread.join(10)
             pending = asyncio.all_tasks(self._loop)
-            for task in pending:
-                task.cancel()
-            if pending:
-                self._loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            if pending:  # their connections are cut
+                self._loop.run_until_complete(asyncio.wait(pending, timeout=CONNECT_SECONDS_MAX))
             self._loop.close()

@@ -1,0 +1,43 @@
+"""The watch over the database: who asks in vain wakes it, and it looks once a second while something is wrong."""
+
+import asyncio
+
+import pytest
+
+from ingest import errors
+from ingest.settings import DatabaseUrl
+from ingest.store import editions
+from ingest.store.database import WATCH_SECONDS, Database
+from tests import servers
+from tests.servers import Roles
+
+NOTICED_SECONDS_MAX = 5
+WATCHED_SECONDS = 2.5
+
+
+async def test_a_database_that_refuses_us_is_asked_once_a_second(
+    database: Database, database_url: DatabaseUrl, roles: Roles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    async def refuse(_: object) -> editions.Facts:
+        nonlocal looks
+        looks += 1
+        raise errors.DatabaseRefused("The database refuses us.")
+
+    monkeypatch.setattr(editions, "inspect", refuse)
+    writer = f'"{roles.writer}"'
+    servers.execute(database_url, f"ALTER ROLE {writer} NOLOGIN")
+    try:
+        terminate = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{roles.writer}'"
+        servers.execute(database_url, terminate)
+
+        assert not await database.ping()
+
+        async with asyncio.timeout(NOTICED_SECONDS_MAX):
+            while database.problem is None:
+                await asyncio.sleep(0.01)
+    finally:
+        servers.execute(database_url, f"ALTER ROLE {writer} LOGIN")
+    await asyncio.sleep(WATCHED_SECONDS)
+    assert 1 <= looks <= WATCHED_SECONDS / WATCH_SECONDS + 1
