@@ -163,7 +163,10 @@ FAULTS = [
     Fault("PostgreSQL stopped at once and started", partial(restarted, "immediate")),
     Fault("PostgreSQL frozen", frozen, 3, 30),
     *(Fault(f"connection cut {moment.value}", partial(struck, moment, Damage.CUT)) for moment in Moment),
-    *(Fault(f"connection blackholed {moment.value}", partial(struck, moment, Damage.BLACKHOLED), 3) for moment in Moment),
+    *(
+        Fault(f"connection blackholed {moment.value}", partial(struck, moment, Damage.BLACKHOLED), 3)
+        for moment in (Moment.IN_COPY, Moment.AFTER_COMMIT)
+    ),
     *(
         Fault(f"connection blackholed for good {moment.value}", partial(struck, moment, Damage.FORGOTTEN))
         for moment in (Moment.AFTER_CLAIMS, Moment.BEFORE_COMMIT)
