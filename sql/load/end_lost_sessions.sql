@@ -2,8 +2,9 @@
 -- claimed, and a COPY whose data does not come can be interrupted by nothing else. Returns (pid, backend_start, is_ended) of
 -- those that are still at work, ended or not; the others are gone, or hold nothing.
 --
--- $1 integer[], $2 timestamptz[]: process and begin of each session, as load/session.sql tells them.
--- $3 double precision[]:          how many seconds ago it was given up.
+-- $1 integer[]:          the process of each session, as load/session.sql tells it.
+-- $2 timestamptz[]:      when that began.
+-- $3 double precision[]: how many seconds ago it was given up.
 --
 -- Behind a pooler, a session outlives its client and may be somebody else's by now. That one has moved since it was given up,
 -- and is left alone.
