@@ -1,7 +1,11 @@
 """Whether locked dependencies have known vulnerabilities: python .ci/audit.py LOCK...
 
-Exits with 1 if one has. Where the service that knows can't be asked, it says so and exits with 0. pip-audit's exit status
-does not tell these apart, and where its service does not know a package, as behind a mirror, it says that nothing was found.
+Exits with 1 if one has, and where pip-audit is missing or can't read the files. Where the service that knows can't be asked,
+it says so and exits with 0.
+
+pip-audit's exit status does not tell these apart: it is 1 for all, and 0 where the service knows none of the packages, as
+behind a mirror. So it first collects what it would ask about, for which it needs no service. What fails later is the
+service's fault.
 """
 
 import json
@@ -15,27 +19,19 @@ SECONDS_MAX = 180
 
 
 def main(locks: list[str]) -> int:
+    collecting = _pip_audit(locks, "--dry-run")
+    if collecting.returncode:
+        print(f"pip-audit can't read what it is to audit: {_reason(collecting.stderr)}")
+        return 1
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        requirements = [argument for lock in locks for argument in ("--requirement", lock)]
-        options = [
-            "--require-hashes",
-            "--disable-pip",
-            "--progress-spinner",
-            "off",
-            "--format",
-            "json",
-            "--output",
-            str(report),
-        ]
-        command = [sys.executable, "-m", "pip_audit", *requirements, *options]
         try:
-            said = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX).stderr
+            said = _pip_audit(locks, "--output", str(report)).stderr
             dependencies: list[dict[str, Any]] = json.loads(report.read_text())["dependencies"]
         except subprocess.TimeoutExpired:
             return _not_audited(f"no answer within {SECONDS_MAX} s")
-        except (FileNotFoundError, json.JSONDecodeError):
-            return _not_audited((said.strip().splitlines() or ["no reason given"])[-1])
+        except FileNotFoundError:
+            return _not_audited(_reason(said))
     audited = [dependency for dependency in dependencies if "vulns" in dependency]
     if not audited:
         return _not_audited(f"the vulnerability service knows none of the {len(dependencies)} packages")
@@ -45,6 +41,19 @@ def main(locks: list[str]) -> int:
             print(f"{dependency['name']} {dependency['version']}: {found['id']}, fixed in: {fixed}")
     print(f"{len(audited)} of {len(dependencies)} packages audited.")
     return 1 if any(dependency["vulns"] for dependency in audited) else 0
+
+
+def _pip_audit(locks: list[str], *options: str) -> subprocess.CompletedProcess[str]:
+    requirements = [argument for lock in locks for argument in ("--requirement", lock)]
+    always = ("--require-hashes", "--disable-pip", "--progress-spinner", "off", "--format", "json")
+    command = [sys.executable, "-m", "pip_audit", *requirements, *always, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX)
+
+
+def _reason(said: str) -> str:
+    """The line that tells most: an error comes before advice, an exception after its stack."""
+    lines = said.strip().splitlines() or ["no reason given"]
+    return next((line for line in lines if line.startswith("ERROR:")), lines[-1])
 
 
 def _not_audited(reason: str) -> int:
