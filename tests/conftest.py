@@ -39,6 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--write-readme") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--write-readme: one process must have run all of it, without --numprocesses")
     config.stash[_figures] = Figures()
     # A short run makes the same examples each time: what fails in CI is the fault of what was changed, and fails again for
     # whoever looks. What nobody thought of is looked for by the long ones. No deadlines: these machines have other work too.
@@ -47,7 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("long" if config.getoption("--long") else "short")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
     if not config.getoption("--long"):
         for item in items:
             if item.get_closest_marker("long"):
@@ -60,6 +66,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         command = shlex.join(["pytest", *session.config.invocation_params.args])
         command = f"SOAK_MINUTES={minutes} {command}" if minutes else command
         reliability.write(reliability.section(session.config.stash[_figures], command, __version__, datetime.now(UTC).date()))
+
+
+def _group(item: pytest.Item) -> str | None:
+    """What one process runs where several share the tests (--dist loadgroup): a server is started, and its template migrated,
+    once. None: any process may run it."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    for fixture in ("server", "cluster"):
+        if fixture in parameters:
+            return f"{fixture} {parameters[fixture]}"
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import SubprocessError
+from subprocess import CalledProcessError, SubprocessError
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +26,7 @@ from ingest import errors
 from ingest.settings import DatabaseUrl
 
 START_SECONDS_MAX = 120
+USER_SECONDS_MAX = 5
 
 # The wheel writes the path unquoted into a command line, and where it is too long for a socket (107 bytes on Linux) puts
 # the socket, which asks nobody for a password, into the folder for temporary files, where all users may come.
@@ -108,16 +109,23 @@ def running(data_dir: Path | None = None) -> Iterator[Embedded]:
 
 
 def _start(pgserver: Any, files: Path) -> Any:
-    deadline = time.monotonic() + START_SECONDS_MAX
+    begun = time.monotonic()
     while True:
         try:
             return pgserver.get_server(files, cleanup_mode="stop")
-        except (SubprocessError, AssertionError):
-            # A server that recovers is found running, or half through with its pid file, on the next look.
+        except (SubprocessError, AssertionError) as error:
+            # On the next look, a server that recovers is found running, or half through with its pid file. So is the user of
+            # the wheel, if another process was making it.
             pgserver.PostgresServer._instances.pop(files, None)
-            if time.monotonic() >= deadline or not (files / "postmaster.pid").exists():
+            seconds_max = USER_SECONDS_MAX if _is_of(error, "useradd") else START_SECONDS_MAX
+            is_passing = _is_of(error, "useradd") or (files / "postmaster.pid").exists()
+            if time.monotonic() - begun >= seconds_max or not is_passing:
                 raise
             time.sleep(0.5)
+
+
+def _is_of(error: Exception, program: str) -> bool:
+    return isinstance(error, CalledProcessError) and program in error.cmd
 
 
 def _forget_the_dead(files: Path) -> None:

@@ -176,14 +176,16 @@ SETUP_ERRORS = {
 }
 
 
-@pytest.mark.parametrize("what", ["serve", "migrate"])
+@pytest.mark.parametrize("what", [("serve", "--port", "0"), ("migrate",)], ids=["serve", "migrate"])
 @pytest.mark.parametrize("case", SETUP_ERRORS)
-def test_a_mistake_in_the_set_up_is_one_line(server: servers.Server, tmp_path: Path, case: str, what: str) -> None:
+def test_a_mistake_in_the_set_up_is_one_line(
+    server: servers.Server, tmp_path: Path, case: str, what: tuple[str, ...]
+) -> None:
     settings, expected = SETUP_ERRORS[case]
     url = server.url_of("no_such_database").reveal()
     settings = {name: url if value.startswith("{server}") else value for name, value in settings.items()}
 
-    done = subprocess.run(command(what), env=environment(settings), cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command(*what), env=environment(settings), cwd=tmp_path, capture_output=True, text=True)
 
     assert done.returncode == 1
     assert re.match(expected, done.stderr), done.stderr
@@ -209,7 +211,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
 def test_settings_come_from_dotenv_too(writer_url: DatabaseUrl, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"DB_URL={writer_url.reveal()}\nMAX_BULK_SIZE=5000000\n")
 
-    done = subprocess.run(command("serve"), env=environment({}), cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command("serve", "--port", "0"), env=environment({}), cwd=tmp_path, capture_output=True, text=True)
 
     assert done.stderr == "ingest: MAX_BULK_SIZE='5000000' is not allowed: it must be a whole number from 1 to 100000.\n"
 

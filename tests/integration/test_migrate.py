@@ -124,9 +124,9 @@ async def test_a_newer_schema_is_refused(
     with pytest.raises(errors.SchemaTooNew):
         migrate.migrate(owner_url, chunk_interval_hours=24)
 
-    for what, url in (("serve", writer_url), ("migrate", owner_url)):
+    for what, url in ((("serve", "--port", "0"), writer_url), (("migrate",), owner_url)):
         done = subprocess.run(
-            command(what), env=environment({"DB_URL": url.reveal()}), cwd=tmp_path, capture_output=True, text=True
+            command(*what), env=environment({"DB_URL": url.reveal()}), cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith("ingest: The database's schema is newer than this program")

@@ -476,6 +476,7 @@ def test_a_policy_that_fails_is_in_the_status_and_ingest_goes_on(
     with started({"DB_URL": writer_url.reveal()}) as service:
         if rollups.edition(database_url) != "timescaledb":
             assert run(owner_url, "maintain", "--once", folder=tmp_path).returncode == 3
+        rollups.start_scheduler(database_url)
         failed = await_failure(owner_url, "usage_event_ids.pruning")
 
         assert failed.last_error is not None
