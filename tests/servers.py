@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from ingest.settings import DatabaseUrl
@@ -152,6 +153,10 @@ SERVERS: dict[str, Callable[[], AbstractContextManager[Server]]] = {
     "environment": from_environment,
     "docker": docker_timescaledb,
 }
+
+
+ON_ONE = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+"""For tests of what no database makes differ: they run on the one that is always there."""
 
 
 def free_port() -> int:

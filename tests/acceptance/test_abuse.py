@@ -36,7 +36,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-pytestmark = [pytest.mark.reliability, pytest.mark.parametrize("server", ["embedded"], indirect=True)]
+pytestmark = [pytest.mark.reliability, servers.ON_ONE]
 
 MIB = 1024 * 1024
 P99_MS_MAX = 2000

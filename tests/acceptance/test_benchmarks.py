@@ -89,6 +89,7 @@ def url_of(running: RunningService) -> str:
     return str(running.client.base_url)
 
 
+@servers.ON_ONE
 @pytest.mark.parametrize("mode", [[], ["--rate", "2000"]], ids=["closed", "open"])
 def test_load(shared_service, shared_database_url, tmp_path, mode):
     where = ["--url", url_of(shared_service), "--db-url", shared_database_url.reveal()]
@@ -105,6 +106,7 @@ def test_load(shared_service, shared_database_url, tmp_path, mode):
     assert shared_database_url.reveal() not in shown
 
 
+@servers.ON_ONE
 def test_a_trace_is_replayed(shared_service, shared_database_url, tmp_path):
     trace = tmp_path / "trace.csv"
     trace.write_text(TRACE)
@@ -118,6 +120,7 @@ def test_a_trace_is_replayed(shared_service, shared_database_url, tmp_path):
     assert result.command.split(" --speed")[0] == "python -m benchmarks load --trace trace.csv"
 
 
+@servers.ON_ONE
 def test_ctrl_c_ends_the_load_and_tells_what_was_measured(service, database_url, tmp_path):
     where = ["--url", url_of(service), "--db-url", database_url.reveal(), "--out", str(tmp_path)]
     load = subprocess.Popen(
@@ -138,6 +141,7 @@ def test_ctrl_c_ends_the_load_and_tells_what_was_measured(service, database_url,
     assert int(str(cell(result, "Throughput", "events accepted"))) > 0
 
 
+@servers.ON_ONE
 def test_errors_are_counted_by_kind_and_leave_nothing_to_audit(service, tmp_path):
     """Batches of more items than the service takes."""
     result = run("load", "--tiny", "--batch", "1001", "--url", url_of(service), "--out", str(tmp_path), status=1)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests import servers
 from tests.reliability import Figures
 from tests.service import RunningService
 
-pytestmark = [pytest.mark.reliability, pytest.mark.parametrize("server", ["embedded"], indirect=True)]
+pytestmark = [pytest.mark.reliability, servers.ON_ONE]
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("schemathesis.toml")

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests import rawhttp
+from tests import rawhttp, servers
 from tests.rawhttp import HOST, MARKER, post
 from tests.reliability import Figures
 from tests.samples import wire_event
 from tests.service import RunningService
 
-pytestmark = [pytest.mark.reliability, pytest.mark.parametrize("server", ["embedded"], indirect=True)]
+pytestmark = [pytest.mark.reliability, servers.ON_ONE]
 
 CHUNKED = b"Transfer-Encoding: chunked"
 EMPTY_ARRAY = b"2\r\n[]\r\n0\r\n\r\n"

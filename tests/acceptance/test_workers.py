@@ -36,6 +36,7 @@ def service(writer_url: DatabaseUrl) -> Iterator[RunningService]:
         yield running
 
 
+@servers.ON_ONE
 def test_connections_spread_evenly(service: RunningService) -> None:
     with ExitStack() as stack:
         for count in range(1, 9):
@@ -45,6 +46,7 @@ def test_connections_spread_evenly(service: RunningService) -> None:
             assert max(_connections(service).values()) == (count + 1) // 2
 
 
+@servers.ON_ONE
 def test_what_one_worker_has_too_many_the_next_connections_make_up_for(service: RunningService) -> None:
     with ExitStack() as stack:
         kept = [stack.enter_context(_connection(service)) for _ in range(8)]
@@ -73,6 +75,7 @@ def test_a_batch_that_one_worker_stored_is_a_duplicate_for_the_other(service: Ru
     assert (stored["accepted"], again["duplicates"]) == (1, 1)
 
 
+@servers.ON_ONE
 def test_the_service_says_hello_once(service: RunningService) -> None:
     said = service.log.read_text()
 
@@ -87,6 +90,7 @@ def test_of_many_workers_one_maintains(service: RunningService) -> None:
     assert re.findall("(worker .): No maintenance", service.log.read_text()) == ["worker 1"]
 
 
+@servers.ON_ONE
 def test_a_worker_that_is_killed_costs_its_own_connections_and_is_replaced(service: RunningService) -> None:
     with ExitStack() as stack:
         connections = [stack.enter_context(_connection(service)) for _ in range(4)]
@@ -111,6 +115,7 @@ def test_a_worker_that_is_killed_costs_its_own_connections_and_is_replaced(servi
     assert f"(process {killed.pid}) ended by signal 9 (Killed). Another one starts in 0.5 s." in service.log.read_text()
 
 
+@servers.ON_ONE
 def test_a_connection_that_a_dead_worker_had_not_taken_is_given_to_another(service: RunningService) -> None:
     with _connection(service) as connection, _connection(service) as next_connection:
         assert _ask(connection).status == 200
@@ -124,6 +129,7 @@ def test_a_connection_that_a_dead_worker_had_not_taken_is_given_to_another(servi
         assert next_connection.getresponse().status == 200
 
 
+@servers.ON_ONE
 def test_a_worker_that_takes_no_connection_gets_no_more(service: RunningService) -> None:
     stopped, _ = _workers(service)
     stopped.suspend()
@@ -140,6 +146,7 @@ def test_a_worker_that_takes_no_connection_gets_no_more(service: RunningService)
         assert [connection.getresponse().status for connection in waiting] == [200, 200]
 
 
+@servers.ON_ONE
 def test_connections_wait_while_no_worker_is_there(service: RunningService) -> None:
     before = _workers(service)
     for worker in before:
@@ -150,6 +157,7 @@ def test_connections_wait_while_no_worker_is_there(service: RunningService) -> N
     assert not set(before) & set(_workers(service))
 
 
+@servers.ON_ONE
 def test_a_worker_that_is_told_to_stop_finishes_and_is_replaced(service: RunningService, database_url: DatabaseUrl) -> None:
     with _batches_in_flight(service, database_url, 1) as ([answer], let_go):
         (busy,) = [worker for worker in _workers(service) if _connections(service)[worker.pid]]
@@ -223,6 +231,7 @@ def test_a_mistake_in_the_set_up_is_one_line(server: servers.Server, tmp_path: P
     assert done.stdout == ""
 
 
+@servers.ON_ONE
 def test_a_worker_that_is_refused_later_is_tried_again(
     service: RunningService, database_url: DatabaseUrl, roles: servers.Roles
 ) -> None:
@@ -289,6 +298,7 @@ def test_the_embedded_postgresql_is_the_supervisors(tmp_path: Path) -> None:
         assert not [worker for worker in workers if _runs(worker)]
 
 
+@servers.ON_ONE
 def test_a_folder_of_the_same_name_is_not_taken_for_the_package(writer_url: DatabaseUrl, tmp_path: Path) -> None:
     (tmp_path / "ingest").mkdir()
     (tmp_path / "ingest" / "__init__.py").write_text("raise SystemExit('This is another one.')")
