@@ -194,5 +194,5 @@ def test_of_clients_that_send_the_same_at_once_one_is_first(
         cluster.url, "SELECT count(*), count(DISTINCT event_id) FROM analytics.usage_events WHERE event_id = ANY (%s)", ids
     )
     assert rows == distinct == len(ids)
-    figures.faults["8 clients with the same batch"] += len(told[0])
+    figures.faults["8 clients with the same batches"] += 1
     figures.acknowledged += len(ids)
