@@ -35,6 +35,7 @@ PIPELINED_MAX = 16
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"QUERY"})
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")  # RFC 3986, section 3.2, without userinfo
 _UPGRADE = re.compile(rb"^upgrade:", re.IGNORECASE | re.MULTILINE)
+_END_OF_LINE = b"\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -84,6 +85,8 @@ class Http1(HttpToolsProtocol):
         """What came of a line of a head, to be parsed when it is whole."""
         self._in_head = False
         self._in_message = False
+        self._is_by_line = False
+        """Whether the parser got the head in whole lines, from its first byte; not if it came behind another request."""
         self._is_deaf = False
         """Whether the client was refused: what it still sends is thrown away, and the connection ends."""
         self._is_over = False
@@ -157,11 +160,12 @@ class Http1(HttpToolsProtocol):
             data = data.lstrip(b"\r\n")  # RFC 9112, section 2.2: empty lines before a request don't count
             if not data:
                 return
+            self._is_by_line = True
             if self._is_idle():
                 self.server_state.waiting.enter(self, self.loop.time())
         self._unset_keepalive_if_required()
         data = self._line + data
-        end = data.find(_END_OF_HEAD)
+        end = self._end_of_head(data)
         is_line_likely = is_begun or 0x41 <= data[0] <= 0x5A  # else it is no method, and the parser says so
         whole = len(data) if end >= 0 or not is_line_likely else data.rfind(b"\n") + 1
         data, self._line = data[:whole], data[whole:]
@@ -173,12 +177,20 @@ class Http1(HttpToolsProtocol):
             # A server may ignore Upgrade (RFC 9110, section 7.8), and clients that offer h2c with every request, as Java's
             # do, count on that. But the parser stops at one, and what comes behind it, a body, would be the next request.
             head_bytes = end if end >= 0 else whole
-            if _UPGRADE.search(data, 0, head_bytes):
+            if self._is_by_line and _UPGRADE.search(data, 0, head_bytes):
                 data = _UPGRADE.sub(b"x-upgrade-ignored:", data[:head_bytes]) + data[head_bytes:]
             self._feed(data)
             if self._line and not self._in_head:  # the last line was the end of the head, and this is behind it
                 behind, self._line = self._line, b""
                 self.data_received(behind)
+
+    def _end_of_head(self, data: bytes) -> int:
+        """How many bytes of the head, of which this is the rest, stand before its empty line; -1 if that is not there."""
+        if not self._is_by_line:
+            return -1
+        if self._in_head and data.startswith(_END_OF_LINE):
+            return 0
+        return data.find(_END_OF_HEAD)
 
     def _feed_body(self, data: bytes) -> None:
         # `on_body` takes off what is content, and what its chunk needs.
@@ -266,7 +278,7 @@ class Http1(HttpToolsProtocol):
             self._stop(errors.QueueFull("A request whose turn has not come may not be as large."))
 
     def on_message_complete(self) -> None:
-        self._in_message = False
+        self._in_message = self._is_by_line = False
         self.server_state.receiving.leave(self)
         super().on_message_complete()
 

@@ -148,6 +148,7 @@ MESSAGES = [
     b"POST /c HTTP/1.1\r\n" + H + b"Content-Length: 25\r\n\r\n" + b"GET /x HTTP/1.1\r\n" + H[:8],
     b"POST /d HTTP/1.1\r\n" + H + b"Content-Length: 3\r\n\r\n\r\n\r",
     b"POST /e HTTP/1.1\r\n" + H + CHUNKED + b"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nHost: y\r\nUpgrade: z\r\n\r\n",
+    b"POST /g HTTP/1.1\r\n" + H + b"Content-Length: 43\r\n\r\nUpgrade: a\r\n\r\nupgrade: b\n\r\n\r\nupgrade: c\r\n\r\n",
     b"POST /f HTTP/1.1\r\nUpgrade: h2c\r\n" + H + b"Connection: Upgrade\r\nuPGRADE: z\r\nContent-Length: 3\r\n\r\nabc",
 ]
 SEEN = [
@@ -156,6 +157,7 @@ SEEN = [
     ("POST", "/c", b"GET /x HTTP/1.1\r\nHost: x\r"),
     ("POST", "/d", b"\r\n\r"),
     ("POST", "/e", b"abcdefg"),
+    ("POST", "/g", b"Upgrade: a\r\n\r\nupgrade: b\n\r\n\r\nupgrade: c\r\n\r\n"),
     ("POST", "/f", b"abc"),
 ]
 REFUSED = [
@@ -196,6 +198,18 @@ def test_requests_are_read_in_one_way_however_they_are_cut(which: list[int], pla
     for _, _, _, fields in echo.requests:
         assert [value for name, value in fields if name == b"host"] == [b"x"]
         assert not [name for name, _ in fields if name == b"upgrade"]
+
+
+@pytest.mark.parametrize("which", [[5], [6], [5, 5], [0, 5], [4, 5]], ids=str)
+@pytest.mark.parametrize("piece_bytes", [1, 2, 3, 1000])
+async def test_a_body_is_left_as_it_is_wherever_it_is_cut(which: list[int], piece_bytes: int) -> None:
+    """A head that asks for an upgrade is changed; what follows it may look like that, and begin a piece."""
+    data = b"".join(MESSAGES[number] for number in which)
+    for place in range(1, len(data)):
+        echo, wire, _ = await spoken([data[:place], data[place : place + piece_bytes], data[place + piece_bytes :]])
+
+        assert [request[:3] for request in echo.requests] == [SEEN[number] for number in which], place
+        assert not wire.ended
 
 
 @given(good=queues, bad=st.integers(0, len(REFUSED) - 1), places=cuts)
