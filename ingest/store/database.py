@@ -357,7 +357,8 @@ async def prepare(connection: asyncpg.Connection, *, timeout_seconds: float) -> 
     row = await connection.fetchrow(files.sql("load/session"), *milliseconds)
     for stream in STREAMS:
         await connection.execute(files.sql(f"load/{stream.name}.stage"))
-    return Session(row["pid"], row["backend_start"])
+    # A pooler makes up what it says of the process, so that it can tell whom to pass a request to cancel to.
+    return Session(row["pid"], row["backend_start"], is_pooled=row["pid"] != connection.get_server_pid())
 
 
 def describe(facts: Facts | None) -> str:

@@ -27,6 +27,8 @@ class Session(Struct, frozen=True):
 
     pid: int
     backend_start: datetime
+    is_pooled: bool
+    """Whether a pooler gives it to others, too, as soon as one is done with it."""
 
 
 class LostSessions:
@@ -51,11 +53,14 @@ class LostSessions:
             files.sql("load/end_lost_sessions"),
             [session.pid for session in asked],
             [session.backend_start for session in asked],
+            [session.is_pooled for session in asked],
             [now - lost_at for lost_at in asked.values()],
         )
-        ended = {Session(row["pid"], row["backend_start"]): row["is_ended"] for row in rows}
+        ended = {(row["pid"], row["backend_start"]): row["is_ended"] for row in rows}
         for session in asked:
-            if ended.get(session, True):  # else it is at work: whether it waits for us after that, is asked again
+            if ended.get(
+                (session.pid, session.backend_start), True
+            ):  # else it is at work: whether it waits for us after that, is asked again
                 del self._lost[session]
         if count := sum(ended.values()):
             logger.warning("Ended %d sessions of ours at the server, which waited for what the network had lost.", count)

@@ -43,7 +43,7 @@ def frozen(scene: Scene, seconds: float) -> None:
 
 
 def struck(moment: Moment, damage: Damage, scene: Scene, seconds: float) -> None:
-    """A connection is cut or blackholed at the worst moment."""
+    """A connection is cut or blackholed, or one end of it, at the worst moment."""
     scene.proxy.strike_at(moment, damage)
     assert scene.proxy.await_strike(STRIKE_SECONDS_MAX)
     time.sleep(seconds)
@@ -171,6 +171,7 @@ FAULTS = [
         Fault(f"connection blackholed for good {moment.value}", partial(struck, moment, Damage.FORGOTTEN))
         for moment in (Moment.AFTER_CLAIMS, Moment.BEFORE_COMMIT)
     ),
+    Fault(f"connection half open {Moment.AFTER_CLAIMS.value}", partial(struck, Moment.AFTER_CLAIMS, Damage.HALF_OPEN)),
     Fault("all connections cut", partial(all_struck, Damage.CUT), 1, 10),
     Fault("all connections blackholed", partial(all_struck, Damage.BLACKHOLED), 3, 30),
     Fault("statements past statement_timeout", slow_statements, 3),

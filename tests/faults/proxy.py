@@ -33,6 +33,8 @@ class Damage(Enum):
     BLACKHOLED = "blackholed"
     FORGOTTEN = "blackholed for good"
     """Neither end is ever told."""
+    HALF_OPEN = "half open"
+    """The service is told, and the server never (RFC 9293, section 3.5.1)."""
 
 
 class _Link:
@@ -51,7 +53,9 @@ class _Link:
                 writer.transport.abort()
             return
         self.is_blackholed = True
-        self.is_forgotten = damage is Damage.FORGOTTEN
+        self.is_forgotten = damage in (Damage.FORGOTTEN, Damage.HALF_OPEN)
+        if damage is Damage.HALF_OPEN:
+            self._client.transport.abort()
 
 
 class Proxy:

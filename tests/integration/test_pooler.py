@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import asyncpg
 import psycopg
 import pytest
 
 from ingest import errors
 from ingest.events import USAGE_EVENTS
 from ingest.settings import DatabaseUrl
-from ingest.store.database import Database
+from ingest.store.database import Database, for_asyncpg, prepare
 from ingest.store.writer import BatchWriter
 from tests import servers
 from tests.samples import event
@@ -90,3 +91,14 @@ async def test_session_mode_works(writer_url: DatabaseUrl, shared_folder: Path) 
             assert (await store(writer, USAGE_EVENTS, [event()])).outcomes == {}
         finally:
             await database.close()
+
+
+async def test_sessions_of_a_pooler_are_known_as_such(writer_url: DatabaseUrl, shared_folder: Path) -> None:
+    with pgbouncer(writer_url, "session", shared_folder) as pooled_url:
+        for url, is_pooled in ((writer_url, False), (pooled_url, True)):
+            connection = await asyncpg.connect(for_asyncpg(url))
+            try:
+                session = await prepare(connection, timeout_seconds=10)
+            finally:
+                await connection.close()
+            assert session.is_pooled is is_pooled

@@ -10,17 +10,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from ingest import errors
 from ingest.settings import DatabaseUrl
 from ingest.store import sessions
 from ingest.store.database import Database, for_asyncpg, prepare
-from ingest.store.sessions import LostSessions, Session
+from ingest.store.sessions import LostSessions
 from tests import servers
 
 SECONDS_MAX = 10
 STILL_SECONDS = 0.7
-"""A session that was given up has done nothing for longer than half a second before."""
+"""A pooler's session that was given up has done nothing for longer than half a second before."""
 
 
 @asynccontextmanager
@@ -58,7 +59,7 @@ async def test_a_copy_whose_data_does_not_come_is_ended_by_its_own_user(
             "SELECT wait_event = 'ClientRead' AND query LIKE 'COPY%%' FROM pg_stat_activity WHERE pid = %s",
             session.pid,
         )
-        await asyncio.sleep(1 + STILL_SECONDS)  # its statement_timeout does not end it
+        await asyncio.sleep(1.5)  # its statement_timeout does not end it
         lost.add(session)
 
         with caplog.at_level(logging.WARNING):
@@ -73,13 +74,17 @@ async def test_a_copy_whose_data_does_not_come_is_ended_by_its_own_user(
         await asyncio.wait([copying])
 
 
-async def test_what_was_claimed_in_a_transaction_is_free_again(writer_url: DatabaseUrl, database_url: DatabaseUrl) -> None:
+@pytest.mark.parametrize("is_pooled", [False, True])
+async def test_what_was_claimed_in_a_transaction_is_free_again(
+    writer_url: DatabaseUrl, database_url: DatabaseUrl, is_pooled: bool
+) -> None:
     lost = LostSessions()
     async with connected(writer_url) as waiting, connected(writer_url) as asking:
         session = await prepare(waiting, timeout_seconds=60)
         await waiting.execute("BEGIN; LOCK TABLE staged_usage_events")
-        await asyncio.sleep(STILL_SECONDS)
-        lost.add(session)
+        if is_pooled:
+            await asyncio.sleep(STILL_SECONDS)
+        lost.add(replace(session, is_pooled=is_pooled))
 
         await lost.end(asking)
 
@@ -89,11 +94,35 @@ async def test_what_was_claimed_in_a_transaction_is_free_again(writer_url: Datab
         assert not lost
 
 
-async def test_a_session_that_somebody_else_was_given_is_left_alone(writer_url: DatabaseUrl) -> None:
+async def test_a_session_that_works_when_it_is_lost_is_ended_when_it_waits_for_us(
+    writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    lost = LostSessions()
+    async with connected(writer_url) as working, connected(writer_url) as asking:
+        session = await prepare(working, timeout_seconds=60)
+        await working.execute("BEGIN")
+        sleeping = asyncio.create_task(working.execute("SELECT pg_sleep(1)"))
+        is_at = "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = %s AND query LIKE '%%sleep%%' AND state = %s"
+        await asyncio.to_thread(await_true, database_url, is_at, session.pid, "active")
+        lost.add(session)
+
+        await lost.end(asking)
+
+        assert lost
+        await asyncio.to_thread(await_true, database_url, is_at, session.pid, "idle in transaction")
+        await lost.end(asking)
+        await asyncio.to_thread(
+            await_true, database_url, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = %s", session.pid
+        )
+        assert not lost
+        await asyncio.wait([sleeping])
+
+
+async def test_a_session_that_a_pooler_gave_to_somebody_else_is_left_alone(writer_url: DatabaseUrl) -> None:
     lost = LostSessions()
     async with connected(writer_url) as pooled, connected(writer_url) as asking:
         session = await prepare(pooled, timeout_seconds=60)
-        lost.add(session)
+        lost.add(replace(session, is_pooled=True))
         await pooled.execute("BEGIN")
         await asyncio.sleep(STILL_SECONDS)
 
@@ -112,7 +141,7 @@ async def test_another_process_with_the_number_of_one_that_is_gone_is_left_alone
         session = await prepare(other, timeout_seconds=60)
         await other.execute("BEGIN")
         await asyncio.sleep(STILL_SECONDS)
-        lost.add(Session(session.pid, session.backend_start.replace(year=2001)))
+        lost.add(replace(session, backend_start=session.backend_start.replace(year=2001)))
 
         await lost.end(asking)
 
