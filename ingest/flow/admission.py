@@ -6,7 +6,7 @@ clients that never end what they began would keep all others out.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from ingest import errors
@@ -43,7 +43,7 @@ class Admission:
         """Raises errors.Draining while the process stops, errors.QueueFull while nothing more fits."""
         if self._draining:
             raise errors.Draining("The service is stopping and takes no more batches.")
-        if self._bytes_held >= self._bytes_max and self._slowest() is None:
+        if self._bytes_held >= self._bytes_max and next(self._slow(), None) is None:
             raise self._full()
 
     def reserve(self) -> "Reservation":
@@ -52,13 +52,10 @@ class Admission:
         return Reservation(self)
 
     def grow(self, bytes_more: int) -> None:
-        """Counts bytes as held; whoever keeps us waiting gives way to them. Raises errors.QueueFull if they don't fit; then
-        they are not counted."""
-        while self._bytes_held + bytes_more > self._bytes_max:
-            slowest = self._slowest()
-            if slowest is None:
-                raise self._full()
-            slowest.give_way()
+        """Counts bytes as held; of those who keep us waiting, the ones who held most for longest give way to them. Raises
+        errors.QueueFull if they don't fit; then they are not counted."""
+        if self._bytes_held + bytes_more > self._bytes_max:
+            self._make_room(bytes_more)
         self._bytes_held += bytes_more
 
     def shrink(self, bytes_less: int) -> None:
@@ -73,11 +70,20 @@ class Admission:
         """It is waited for no longer."""
         self._incomplete.discard(reservation)
 
-    def _slowest(self) -> "Reservation | None":
-        """Of those whose client is waited for, the one that has held most for longest."""
+    def _make_room(self, bytes_more: int) -> None:
+        """Has as many give way as are needed. Raises errors.QueueFull if all of them are not enough; then nobody does."""
+        slow = list(self._slow())
+        if self._bytes_held - sum(reservation.bytes_held for reservation in slow) + bytes_more > self._bytes_max:
+            raise self._full()
         now = time.monotonic()
-        keep_waiting = [one for one in self._incomplete if one.bytes_held and one.waited_seconds(now) >= GIVES_WAY_SECONDS]
-        return max(keep_waiting, key=lambda one: one.bytes_held * one.waited_seconds(now), default=None)
+        slow.sort(key=lambda one: one.bytes_held * one.waited_seconds(now))
+        while self._bytes_held + bytes_more > self._bytes_max:
+            slow.pop().give_way()
+
+    def _slow(self) -> "Iterator[Reservation]":
+        """Those whose client is waited for, and may give way."""
+        now = time.monotonic()
+        return (one for one in self._incomplete if one.bytes_held and one.waited_seconds(now) >= GIVES_WAY_SECONDS)
 
     def _full(self) -> errors.QueueFull:
         return errors.QueueFull(f"The service holds as much as MAX_INFLIGHT_BYTES allows: {self._bytes_max} bytes.")

@@ -186,6 +186,21 @@ def test_a_client_that_does_not_read_is_given_up(writer_url: DatabaseUrl, is_lon
         assert service.peak_bytes() - before < 60 * MIB
 
 
+def test_who_asks_for_what_needs_no_key_holds_up_nobody(writer_url: DatabaseUrl, report: Report) -> None:
+    requests, clients = 15, 150
+    with service_with(writer_url) as service, ExitStack() as stack:
+        before = honest.measured(service)
+        opened = [stack.enter_context(rawhttp.connection(service)) for _ in range(clients)]
+        with honest.posting(service) as during:
+            for attacker in opened:
+                attacker.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * requests)
+            for attacker in opened:
+                answers, _ = rawhttp.read_all(attacker, answers_max=requests)
+                assert [answer.status for answer in answers] == [200] * requests
+    report(f"before: {before}; beside {clients * requests} requests for the document: {during}")
+    assert_served(during)
+
+
 # --- many connections -------------------------------------------------------------------------------------------------
 
 

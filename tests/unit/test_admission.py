@@ -1,13 +1,14 @@
 """What is in flight is bounded in bytes, and given back whatever happens."""
 
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest import errors
-from ingest.flow.admission import GIVES_WAY_SECONDS, Admission
+from ingest.flow.admission import GIVES_WAY_SECONDS, Admission, Reservation
 
 
 def test_bytes_are_held_until_the_request_is_answered() -> None:
@@ -170,6 +171,41 @@ def test_as_many_give_way_as_are_needed_and_no_more(clock: list[float]) -> None:
 
     assert gone == [0, 1]
     assert admission.bytes_held == 90
+
+
+def test_nobody_gives_way_in_vain(clock: list[float]) -> None:
+    admission = Admission(bytes_max=10_000)
+    with admission.reserve() as complete, admission.reserve() as new:
+        complete.grow(6_000)
+        waiting = [admission.reserve() for _ in range(4_000)]
+        for reservation in waiting:
+            reservation.grow(1)
+            reservation.begin_waiting(lambda: None)
+        clock[0] += 100
+
+        with pytest.raises(errors.QueueFull):
+            new.grow(4_001)
+
+        assert admission.bytes_held == 10_000
+        new.grow(4_000)
+        assert sum(reservation.bytes_held for reservation in waiting) == 0
+
+
+def test_who_gives_way_is_found_in_few_looks(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at each of thousands; with one at all of them for each, it took seconds."""
+    admission = Admission(bytes_max=4_000)
+    for _ in range(4_000):
+        reservation = admission.reserve()
+        reservation.grow(1)
+        reservation.begin_waiting(lambda: None)
+    clock[0] += 100
+    asked = Mock(wraps=Reservation.waited_seconds)
+    monkeypatch.setattr(Reservation, "waited_seconds", lambda *arguments: asked(*arguments))
+
+    admission.reserve().grow(4_000)
+
+    assert admission.bytes_held == 4_000
+    assert asked.call_count <= 3 * 4_000
 
 
 def test_who_has_just_begun_to_wait_stays(clock: list[float]) -> None:

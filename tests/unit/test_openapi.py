@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from openapi_ui_bundles import swagger_ui
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
@@ -534,6 +535,33 @@ async def test_the_page_loads_everything_from_here(client: httpx.AsyncClient) ->
     assert len(loaded) == 4
     for address in map("".join, loaded):
         assert (await client.get(page.url.join(address))).status_code == 200, address
+
+
+@pytest.mark.parametrize("name", ["swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"])
+async def test_what_the_page_loads_is_whole(client: httpx.AsyncClient, name: str) -> None:
+    answer = await client.get(f"{docs.PAGE_PATH}/{name}")
+
+    assert answer.content == (swagger_ui.static_path / name).read_bytes()
+    assert answer.headers["content-length"] == str(len(answer.content))
+
+
+async def test_the_document_is_made_once_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for it needs no key."""
+    times = [datetime(2026, 3, day, hour, tzinfo=UTC) for day, hour in ((1, 1), (1, 23), (2, 0), (2, 12))]
+    asked = iter(times)
+    made: list[datetime] = []
+
+    def document(_limits: object, _paths: object, now: datetime, *, is_restricted: bool) -> dict[str, int]:
+        made.append(now)
+        return {"made": len(made)}
+
+    monkeypatch.setattr(openapi, "document", document)
+    app = Starlette(routes=docs.routes(LIMITS, PATHS, lambda: next(asked), is_restricted=True))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        answers = [(await client.get(docs.DOCUMENT_PATH)).json()["made"] for _ in times]
+
+    assert answers == [1, 1, 2, 2]
+    assert made == [datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)]
 
 
 async def test_the_page_of_the_package_is_not_served(client: httpx.AsyncClient) -> None:
