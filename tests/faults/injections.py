@@ -9,7 +9,8 @@ from functools import partial
 import psycopg
 
 from tests.faults.proxy import Damage, Moment
-from tests.faults.scene import Scene
+from tests.faults.scene import SETTINGS, Scene
+from tests.servers import query
 
 STRIKE_SECONDS_MAX = 10
 ACKNOWLEDGED_SECONDS_MAX = 2
@@ -37,7 +38,7 @@ def frozen(scene: Scene, seconds: float) -> None:
     """PostgreSQL stops where it is, and goes on."""
     scene.cluster.freeze()
     try:
-        time.sleep(seconds)
+        _stand(scene, seconds)
     finally:
         scene.cluster.thaw()
 
@@ -53,7 +54,7 @@ def struck(moment: Moment, damage: Damage, scene: Scene, seconds: float) -> None
 def all_struck(damage: Damage, scene: Scene, seconds: float) -> None:
     """All connections are cut or blackholed, and no new one comes through."""
     scene.proxy.strike_all(damage)
-    time.sleep(seconds)
+    _stand(scene, seconds)
     scene.proxy.heal()
 
 
@@ -81,22 +82,23 @@ def slow_statements(scene: Scene, seconds: float) -> None:
         " 'BEGIN PERFORM pg_sleep(30); RETURN NULL; END'",
         "CREATE TRIGGER slow BEFORE INSERT ON analytics.usage_event_ids FOR EACH STATEMENT EXECUTE FUNCTION public.slow()",
     )
-    time.sleep(seconds)
+    _stand(scene, seconds)
     _insist(scene, "DROP TRIGGER slow ON analytics.usage_event_ids")
 
 
 def locked_by_ddl(scene: Scene, seconds: float) -> None:
-    """Somebody changes the table, and thinks about it before the commit."""
+    """Somebody adds a column, and thinks about it before the commit."""
     with scene.transaction() as dba:
-        dba.execute("ALTER TABLE analytics.usage_events ALTER COLUMN model SET STATISTICS 100")
-        time.sleep(seconds)
+        dba.execute("ALTER TABLE analytics.usage_events ADD COLUMN later integer")
+        _stand(scene, seconds)
 
 
 def pool_exhausted(scene: Scene, seconds: float) -> None:
     """Every connection of the pool waits for a ledger that somebody holds."""
     with scene.transaction() as dba:
         dba.execute("LOCK TABLE analytics.usage_event_ids IN SHARE MODE")
-        time.sleep(seconds)
+        _await_waiting(scene, int(SETTINGS["DB_POOL_SIZE"]))
+        _stand(scene, seconds)
 
 
 def connections_used_up(scene: Scene, seconds: float) -> None:
@@ -130,6 +132,22 @@ def clock_stepped_back(scene: Scene, seconds: float) -> None:
     scene.set_clock(-3600)
     time.sleep(seconds)
     scene.set_clock(0)
+
+
+def _stand(scene: Scene, seconds: float) -> None:
+    """Lets a fault stand in which nothing can be stored. Raises AssertionError if something is: then it is none."""
+    time.sleep(seconds / 2)
+    begun = time.monotonic()
+    time.sleep(seconds / 2)
+    assert scene.load.account.last_acknowledged < begun, "batches are acknowledged"
+
+
+def _await_waiting(scene: Scene, sessions: int) -> None:
+    """Returns when so many sessions wait for a lock. Raises AssertionError if they don't within STRIKE_SECONDS_MAX."""
+    deadline = time.monotonic() + STRIKE_SECONDS_MAX
+    while query(scene.url, "SELECT count(DISTINCT pid) < %s FROM pg_locks WHERE NOT granted", sessions)[0][0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _insist(scene: Scene, statement: str) -> None:
