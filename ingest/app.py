@@ -41,6 +41,8 @@ BULK_PATHS: Mapping[Stream, str] = {
     MESSAGE_ARCHIVES: "/api/v1/ingest/archives:bulk",
 }
 
+STOP_RESERVE_SECONDS_MAX = 1.0
+
 
 class Service:
     """Everything that one process holds, wired. `asgi` is what a server runs while `running` is open.
@@ -56,6 +58,7 @@ class Service:
             queue_timeout_seconds=settings.queue_timeout_seconds,
         )
         self.admission = Admission(settings.inflight_bytes_max)
+        self._shutdown_seconds = settings.shutdown_seconds
         self._maintenance = Maintenance(url) if settings.maintenance == "on" else None
         writer = BatchWriter(self.database, chunk_interval=timedelta(hours=settings.chunk_interval_hours))
         store = GroupCommit(
@@ -88,10 +91,17 @@ class Service:
             yield
         finally:
             maintenance.cancel()
-            with suppress(asyncio.CancelledError):
-                await maintenance
-            await self._decoding.close()
-            await self.database.close()
+            await self._close(maintenance)
+
+    async def _close(self, maintenance: asyncio.Task[None]) -> None:
+        """Closes what answers nobody any more. A database that hangs is not waited for: what it got, it will do or forget."""
+        closing = [asyncio.create_task(closed) for closed in (self._decoding.close(), self.database.close())]
+        await asyncio.wait([maintenance, *closing], timeout=self.stop_reserve_seconds / 2)
+
+    @property
+    def stop_reserve_seconds(self) -> float:
+        """How much of SHUTDOWN_SECONDS is kept for all that comes when the last answer is given."""
+        return min(STOP_RESERVE_SECONDS_MAX, self._shutdown_seconds / 2)
 
     async def _check_keys(self) -> None:
         if self._keys is not None:

@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from ingest.settings import DatabaseUrl, Settings
 
-STOP_SPARE_SECONDS = 8
-"""How long a process may take to stop beyond SHUTDOWN_SECONDS: the connections to the database are closed after that."""
+STOP_SPARE_SECONDS = 3
+"""How long a process may take to stop beyond SHUTDOWN_SECONDS, where others want the processor too."""
 
 _CONNECTION = b"+"
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import socket
 from collections.abc import Iterator
 from types import FrameType
 
@@ -15,6 +16,8 @@ from ingest.settings import Settings
 from ingest.store import database
 from ingest.web.connections import Connections
 from ingest.web.http1 import Http1
+
+SWEEP_SECONDS = 0.1
 
 
 class Server(uvicorn.Server):
@@ -30,16 +33,28 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=chosen.shutdown_seconds,
+                # Only waited with, and so it may be a fraction.
+                timeout_graceful_shutdown=chosen.shutdown_seconds - service.stop_reserve_seconds,  # type: ignore[arg-type]
             )
         )
         self._service = service
         self.server_state = self._connections = Connections(connections_max(chosen))
 
-    async def on_tick(self, counter: int) -> bool:
-        """uvicorn calls it ten times a second."""
-        self._connections.sweep(asyncio.get_running_loop().time())
-        return await super().on_tick(counter)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._sweeper = asyncio.create_task(self._sweep(), name="sweep-connections")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().shutdown(sockets)
+        finally:
+            self._sweeper.cancel()
+
+    async def _sweep(self) -> None:
+        """Until the last connection has ended, which a client that does not go would put off."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self._connections.sweep(asyncio.get_running_loop().time())
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

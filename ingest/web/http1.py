@@ -135,6 +135,8 @@ class Http1(HttpToolsProtocol):
     def shutdown(self) -> None:
         if self._is_over:
             self.drop()
+        elif self._is_idle() and (self._line or self._in_head):
+            self._refuse(errors.Draining("The service is stopping and takes no more requests."))
         else:
             super().shutdown()
 

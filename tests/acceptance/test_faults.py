@@ -20,7 +20,7 @@ from tests.faults.audit import audit
 from tests.faults.cluster import Cluster
 from tests.faults.injections import ALL_FORGOTTEN, CLOCK_STEPPED_BACK, DISK_FULL, FAULTS, Fault
 from tests.faults.load import Account, Load
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import Damage, Proxy
 from tests.faults.scene import SETTINGS, Scene, Service, service_on, with_clock
 from tests.reliability import Figures
 from tests.samples import wire_event
@@ -135,6 +135,23 @@ def test_a_stop_under_load_finishes_what_was_taken(cluster: Cluster, tmp_path: P
         too_late = {"ConnectionRefusedError", "RemoteDisconnected", "ConnectionResetError", "BrokenPipeError"}
         assert answered.keys() <= {"200", "503 draining", *too_late}
         settle(cluster, load.account, f"SIGTERM under load, {workers} {'worker' if workers == 1 else 'workers'}", figures)
+
+
+def test_a_stop_while_the_database_hangs_is_in_time(cluster: Cluster, tmp_path: Path, figures: Figures) -> None:
+    with service_on(cluster, tmp_path) as (proxy, service):
+        load = Load(service.port, next(_seeds))
+        with load.running():
+            load.await_acknowledgement(STEADY_SECONDS_MAX)
+            proxy.strike_all(Damage.BLACKHOLED)
+            time.sleep(STEADY_SECONDS)
+
+            status, seconds = service.terminate()
+
+            proxy.heal()
+            service.start()
+            load.await_acknowledgement(STEADY_SECONDS_MAX)
+        assert (status, seconds < int(SETTINGS["SHUTDOWN_SECONDS"])) == (0, True)
+        settle(cluster, load.account, "SIGTERM while all connections are blackholed", figures)
 
 
 def test_a_deadlock_costs_nothing(cluster: Cluster, serving: tuple[Proxy, Service], figures: Figures) -> None:

@@ -61,6 +61,37 @@ def test_what_is_not_stored_when_the_time_to_stop_is_over_is_to_be_sent_again(
         assert "Traceback" not in service.log.read_text()
 
 
+@servers.ON_ONE
+def test_what_was_taken_is_finished_and_what_has_only_begun_is_refused(
+    writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    whole = rawhttp.post(b"Content-Length: 2", body=b"[]")
+    with (
+        started({"DB_URL": writer_url.reveal()}) as service,
+        servers.connected(database_url) as dba,
+        ThreadPoolExecutor() as pool,
+        rawhttp.connection(service) as half_a_body,
+        rawhttp.connection(service) as half_a_head,
+        rawhttp.connection(service) as idle,
+    ):
+        dba.execute("LOCK TABLE analytics.usage_events IN SHARE MODE")
+        asked = pool.submit(service.post, [wire_event()])
+        half_a_body.sendall(whole[:-1])
+        half_a_head.sendall(whole[:30])
+        time.sleep(0.5)
+
+        service.process.terminate()
+
+        assert [answer.problem["code"] for answer in rawhttp.read_all(half_a_head)[0]] == ["draining"]
+        assert rawhttp.read_all(idle) == ([], True)
+        half_a_body.sendall(whole[-1:])
+        assert [answer.status for answer in rawhttp.read_all(half_a_body)[0]] == [200]
+        assert not asked.done()
+        dba.rollback()
+        assert asked.result().status_code == 200
+        assert service.process.wait(10) == 0
+
+
 def test_a_schema_that_is_behind_is_not_ready_until_it_is_migrated(empty_database: DatabaseUrl, roles: servers.Roles) -> None:
     roles.prepare(empty_database)
     with started({"DB_URL": roles.url(empty_database, roles.writer).reveal()}) as service:

@@ -201,7 +201,7 @@ def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
         assert service.stop() == 1
 
         assert not [worker for worker in workers if _runs(worker)]
-        assert f"(process {workers[0].pid}) did not stop within 9 s, and is killed." in service.log.read_text()
+        assert f"(process {workers[0].pid}) did not stop within 4 s, and is killed." in service.log.read_text()
 
 
 def test_workers_finish_and_go_when_their_supervisor_is_killed(service: RunningService, database_url: DatabaseUrl) -> None:
