@@ -57,7 +57,10 @@ class Service:
             timeout_seconds=settings.db_timeout_seconds,
             queue_timeout_seconds=settings.queue_timeout_seconds,
         )
-        self.admission = Admission(settings.inflight_bytes_max)
+        self.admission = Admission(
+            settings.inflight_bytes_max,
+            large_bytes_max=max(settings.inflight_bytes_max * 7 // 8, settings.body_bytes_max),
+        )
         self._shutdown_seconds = settings.shutdown_seconds
         self._maintenance = Maintenance(url) if settings.maintenance == "on" else None
         writer = BatchWriter(self.database, chunk_interval=timedelta(hours=settings.chunk_interval_hours))

@@ -4,7 +4,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -16,7 +16,16 @@ from tests.samples import wire_event
 from tests.service import REQUESTS, RunningService
 
 PAUSE_SECONDS = 0.02
-EVENTS = 10
+
+
+def small() -> bytes:
+    """A batch of 10 events."""
+    return msgspec.json.encode([wire_event() for _ in range(10)])
+
+
+def middle() -> bytes:
+    """A batch of 300 events, 150 KB, of an SDK that is newer than the service and sends a field that is not known here."""
+    return msgspec.json.encode([wire_event(prompt="x" * 300, region="eu") for _ in range(300)])
 
 
 @dataclass
@@ -40,11 +49,11 @@ class Honest:
 
 
 @contextmanager
-def posting(service: RunningService, clients: int = 1) -> Iterator[Honest]:
-    """Clients that post small batches, one after the other, each on a connection that it keeps, while the context is open."""
+def posting(service: RunningService, clients: int = 1, make: Callable[[], bytes] = small) -> Iterator[Honest]:
+    """Clients that post batches, one after the other, each on a connection that it keeps, while the context is open."""
     done = Honest()
     stop = threading.Event()
-    threads = [threading.Thread(target=_post, args=(service, done, stop), daemon=True) for _ in range(clients)]
+    threads = [threading.Thread(target=_post, args=(service, make, done, stop), daemon=True) for _ in range(clients)]
     for thread in threads:
         thread.start()
     try:
@@ -62,10 +71,10 @@ def measured(service: RunningService, seconds: float = 1.0) -> Honest:
     return done
 
 
-def _post(service: RunningService, done: Honest, stop: threading.Event) -> None:
+def _post(service: RunningService, make: Callable[[], bytes], done: Honest, stop: threading.Event) -> None:
     connection = HTTPConnection(*rawhttp.address(service), timeout=60)
     while not stop.is_set():
-        body = msgspec.json.encode([wire_event() for _ in range(EVENTS)])
+        body = make()
         began = time.monotonic()
         try:
             connection.request("POST", REQUESTS, body, {"Content-Type": "application/json"})

@@ -16,11 +16,20 @@ GIVES_WAY_SECONDS = 0.25
 away is, and is told to try again."""
 
 
-class Admission:
-    """The bytes of request bodies that this process holds, inflated, until they are answered."""
+SMALL_BYTES_MAX = 1024 * 1024
+"""A batch of 1000 usual events has 350 KB."""
 
-    def __init__(self, bytes_max: int) -> None:
+
+class Admission:
+    """The bytes of request bodies that this process holds, inflated, until they are answered.
+
+    large_bytes_max: how much may be held when a body grows past SMALL_BYTES_MAX; what is left of `bytes_max` is for those
+        that don't. A few kilobytes on the wire may fill it all, again and again.
+    """
+
+    def __init__(self, bytes_max: int, *, large_bytes_max: int | None = None) -> None:
         self._bytes_max = bytes_max
+        self._large_bytes_max = bytes_max if large_bytes_max is None else large_bytes_max
         self._bytes_held = 0
         self._draining = False
         self._incomplete: set[Reservation] = set()
@@ -51,11 +60,13 @@ class Admission:
         self.check_open()
         return Reservation(self)
 
-    def grow(self, bytes_more: int) -> None:
-        """Counts bytes as held; of those who keep us waiting, the ones who held most for longest give way to them. Raises
-        errors.QueueFull if they don't fit; then they are not counted."""
-        if self._bytes_held + bytes_more > self._bytes_max:
-            self._make_room(bytes_more)
+    def grow(self, bytes_more: int, body_bytes: int) -> None:
+        """Counts bytes of a body as held, which has `body_bytes` with them. Of those who keep us waiting, the ones who held
+        most for longest give way to them. Raises errors.QueueFull if they don't fit; then they are not counted.
+        """
+        bytes_max = self._bytes_max if body_bytes <= SMALL_BYTES_MAX else self._large_bytes_max
+        if self._bytes_held + bytes_more > bytes_max:
+            self._make_room(bytes_more, bytes_max)
         self._bytes_held += bytes_more
 
     def shrink(self, bytes_less: int) -> None:
@@ -70,14 +81,14 @@ class Admission:
         """It is waited for no longer."""
         self._incomplete.discard(reservation)
 
-    def _make_room(self, bytes_more: int) -> None:
+    def _make_room(self, bytes_more: int, bytes_max: int) -> None:
         """Has as many give way as are needed. Raises errors.QueueFull if all of them are not enough; then nobody does."""
         slow = list(self._slow())
-        if self._bytes_held - sum(reservation.bytes_held for reservation in slow) + bytes_more > self._bytes_max:
+        if self._bytes_held - sum(reservation.bytes_held for reservation in slow) + bytes_more > bytes_max:
             raise self._full()
         now = time.monotonic()
         slow.sort(key=lambda one: one.bytes_held * one.waited_seconds(now))
-        while self._bytes_held + bytes_more > self._bytes_max:
+        while self._bytes_held + bytes_more > bytes_max:
             slow.pop().give_way()
 
     def _slow(self) -> "Iterator[Reservation]":
@@ -108,7 +119,7 @@ class Reservation:
     def grow(self, bytes_more: int) -> None:
         """Holds more. Raises errors.QueueFull if it doesn't fit, or if what it held was given to others."""
         self.check_kept()
-        self._admission.grow(bytes_more)
+        self._admission.grow(bytes_more, self._bytes_held + bytes_more)
         self._bytes_held += bytes_more
 
     def begin_waiting(self, interrupt: Callable[[], None]) -> None:

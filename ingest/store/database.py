@@ -178,18 +178,12 @@ class Database:
     async def connection(self) -> AsyncIterator[Any]:
         """A writer's connection, with its staging tables.
 
-        Raises errors.QueueFull if none is free in time, and whatever failures.translated() makes of the driver's errors.
+        Raises errors.QueueFull if all are in use for too long, errors.DatabaseAway if none can be made in time, and whatever
+        failures.translated() makes of the driver's errors.
         """
         pool = self._pool
         assert pool is not None, "open() comes first"
-        with failures.translated():
-            try:
-                connection = await pool.acquire(timeout=self._queue_timeout_seconds)
-            except TimeoutError:
-                raise errors.QueueFull(
-                    f"No database connection was free within {self._queue_timeout_seconds:g} s (DB_POOL_SIZE is "
-                    f"{self._connections_max})."
-                ) from None
+        connection = await self._acquire(pool)
         try:
             with failures.translated():
                 yield connection
@@ -201,6 +195,24 @@ class Database:
             # The driver has ended it by force, if this fails. What was stored is stored: that is no reason to say otherwise.
             with suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await pool.release(connection, timeout=CLOSE_TIMEOUT_SECONDS)
+
+    async def _acquire(self, pool: asyncpg.Pool) -> Any:
+        with failures.translated():
+            try:
+                return await pool.acquire(timeout=self._queue_timeout_seconds)
+            except TimeoutError:
+                if pool.get_size() - pool.get_idle_size() >= self._connections_max:
+                    raise errors.QueueFull(
+                        f"No database connection was free within {self._queue_timeout_seconds:g} s (DB_POOL_SIZE is "
+                        f"{self._connections_max})."
+                    ) from None
+                self._look_now.set()
+                raise errors.DatabaseAway(
+                    f"No connection to the database was made within {self._queue_timeout_seconds:g} s."
+                ) from None
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                self._look_now.set()  # whoever gets none, may be the first to know that the database is away
+                raise
 
     async def ping(self) -> bool:
         """Whether the database answers, asked now, within PING_TIMEOUT_SECONDS. Who asks meanwhile gets the same answer."""

@@ -14,7 +14,8 @@ import signal
 import sys
 import traceback
 from array import array
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from io import BufferedReader
 from typing import Any, BinaryIO
@@ -31,6 +32,8 @@ from ingest.web.decode import Media, decode
 PIECE_BYTES = 256 * 1024
 DECODE_SECONDS_MAX = 60.0
 ATTEMPTS_MAX = 2
+TURN_SECONDS_MAX = 20.0
+"""For a body to wait for others. Its client waits too, mostly for 30 s."""
 NICENESS = 5
 """Below the event loop, which has little to do and must do it soon."""
 
@@ -111,11 +114,11 @@ class DecoderProcess:
     ) -> Batch:
         """As ingest.web.decode.decode, to rows, without usage events of other teams than these. Bodies wait for one another.
 
-        Raises errors.BodyUnreadable and errors.LimitExceeded as that does, and errors.DecoderGone if the process ended, or
-        was too slow, ATTEMPTS_MAX times over this body.
+        Raises errors.BodyUnreadable and errors.LimitExceeded as that does, errors.QueueFull if its turn does not come within
+        TURN_SECONDS_MAX, and errors.DecoderGone if the process ended, or was too slow, ATTEMPTS_MAX times over this body.
         """
         question = _Question(stream.name, media, window.oldest, window.newest, items_max, strict, teams, len(body))
-        async with self._turn:
+        async with self._its_turn():
             for _ in range(ATTEMPTS_MAX):
                 try:
                     async with asyncio.timeout(DECODE_SECONDS_MAX):
@@ -128,6 +131,18 @@ class DecoderProcess:
                 else:
                     return _batch_of(stream, answer, fields, strict=strict)
         raise errors.DecoderGone("The process that decodes large bodies ended over this one.")
+
+    @asynccontextmanager
+    async def _its_turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(TURN_SECONDS_MAX):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise errors.QueueFull(f"Other bodies of this size took longer than {TURN_SECONDS_MAX:g} s.") from None
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     async def close(self) -> None:
         """Ends the process, if there is one."""

@@ -1,4 +1,4 @@
-"""From the bytes of a body to rows, without holding up the event loop: small bodies here, large ones in a process beside."""
+"""From the bytes of a body to rows, without holding up the event loop: small bodies here, large ones in processes beside."""
 
 import asyncio
 
@@ -13,6 +13,8 @@ WHOLE_BYTES_MAX = 512 * 1024
 EXTRA_BYTES_MAX = 128 * 1024
 # The same batch, item by item because of one that is bad, takes 15 ms; what is made to be slow takes more.
 ITEMS_BYTES_MAX = 64 * 1024
+# In the process beside: what has more waits for others of its kind, each of which may take 8 s. What has less, 0.2 s.
+MIDDLE_BYTES_MAX = 1024 * 1024
 # What takes long enough that others have their turn first.
 YIELD_BYTES = 32 * 1024
 
@@ -26,7 +28,8 @@ class Decoding:
     def __init__(self, encode: Encode, encode_at: str, *, items_max: int) -> None:
         self._encode = encode
         self._items_max = items_max
-        self._process = DecoderProcess(encode_at)
+        self._middle = DecoderProcess(encode_at)
+        self._large = DecoderProcess(encode_at)
         # One body after the other, and a turn of all else between them: 64 that were there at once, each of them quick,
         # kept a health check waiting for seconds.
         self._turn = asyncio.Lock()
@@ -43,7 +46,7 @@ class Decoding:
     ) -> Batch:
         """The batch in an inflated body (ingest.web.decode.decode), without usage events of other teams than these.
 
-        Raises errors.BodyUnreadable, errors.LimitExceeded, or errors.DecoderGone.
+        Raises errors.BodyUnreadable, errors.LimitExceeded, errors.QueueFull, or errors.DecoderGone.
         """
         if len(body) <= YIELD_BYTES:
             small = decode(stream, body, media, window, items_max=self._items_max, strict=strict)
@@ -64,8 +67,9 @@ class Decoding:
                 async with self._turn:
                     await asyncio.sleep(0)
                     return decoded.of_teams(teams).encoded(self._encode)
-        return await self._process.decode(stream, body, media, window, items_max=self._items_max, strict=strict, teams=teams)
+        process = self._middle if len(body) <= MIDDLE_BYTES_MAX else self._large
+        return await process.decode(stream, body, media, window, items_max=self._items_max, strict=strict, teams=teams)
 
     async def close(self) -> None:
-        """Ends the process for large bodies."""
-        await self._process.close()
+        """Ends the processes for large bodies."""
+        await asyncio.gather(self._middle.close(), self._large.close())

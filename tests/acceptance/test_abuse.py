@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
 import psutil
 import pytest
 
@@ -365,6 +366,46 @@ def test_who_holds_much_and_keeps_us_waiting_gives_way(
     assert set(answers) == {503}
     assert used_bytes < 2 * 256 * MIB
     figures.bad_inputs += sum(answers.values())
+
+
+def _slow_item() -> bytes:
+    """An event that is rejected after 25,000 numbers and a text that is no Unicode were looked at."""
+    head = msgspec.json.encode(wire_event())[:-1]
+    return head + b',"team":"","x":"\\ud800","extra":{"a":[' + b",".join([b"1"] * 25_000) + b"]}}"
+
+
+WHOLE_BOMBS: dict[str, tuple[int, Callable[[], bytes]]] = {
+    "32 MB of blanks": (20, lambda: b"[" + b" " * (31 * MIB) + b"]"),
+    "a second of decoding": (5, lambda: b"[" + b",".join([_slow_item()] * 1000) + b"]"),
+}
+"""How many clients send it, and the body: whole, and taken."""
+
+
+@pytest.mark.parametrize("kind", WHOLE_BOMBS)
+def test_whole_bodies_that_cost_much_leave_room_for_others(
+    writer_url: DatabaseUrl, kind: str, is_long: bool, figures: Figures, report: Report
+) -> None:
+    clients, make = WHOLE_BOMBS[kind]
+    body = zlib.compress(make(), 9)
+    request = post(b"Content-Encoding: deflate", b"Content-Length: %d" % len(body), b"Connection: close", body=body)
+    statuses: Counter[int] = Counter()
+    stop = threading.Event()
+    with service_with(writer_url) as service:
+        threads = [threading.Thread(target=_hold, args=(service, request, stop, statuses)) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        with honest.posting(service) as small, honest.posting(service, make=honest.middle) as middle:
+            time.sleep(30 if is_long else 5)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    report(f"beside {clients} with {len(body) // 1024} KiB each, {dict(statuses)}: small: {small}; 150 KB: {middle}")
+    assert set(statuses) <= {200, 422, 503}
+    assert_served(small)
+    assert set(middle.statuses) == {200}
+    assert middle.p99_ms() < 2 * P99_MS_MAX
+    figures.bad_inputs += 1
 
 
 def test_what_was_refused_is_not_kept_while_the_client_goes_on(writer_url: DatabaseUrl, figures: Figures) -> None:

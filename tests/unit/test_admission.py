@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest import errors
-from ingest.flow.admission import GIVES_WAY_SECONDS, Admission, Reservation
+from ingest.flow.admission import GIVES_WAY_SECONDS, SMALL_BYTES_MAX, Admission, Reservation
 
 
 def test_bytes_are_held_until_the_request_is_answered() -> None:
@@ -134,6 +134,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
+
+
+def test_some_room_is_kept_for_small_bodies() -> None:
+    admission = Admission(20 * SMALL_BYTES_MAX, large_bytes_max=10 * SMALL_BYTES_MAX)
+    with admission.reserve() as large, admission.reserve() as another, admission.reserve() as small:
+        large.grow(9 * SMALL_BYTES_MAX)
+        another.grow(SMALL_BYTES_MAX)
+        with pytest.raises(errors.QueueFull):
+            another.grow(1)
+        with pytest.raises(errors.QueueFull):
+            large.grow(1)
+
+        small.grow(SMALL_BYTES_MAX)
+
+        assert admission.bytes_held == 11 * SMALL_BYTES_MAX
+        with pytest.raises(errors.QueueFull):
+            small.grow(1)
 
 
 def test_of_those_that_keep_us_waiting_the_one_goes_that_held_most_for_longest(clock: list[float]) -> None:

@@ -116,6 +116,40 @@ async def test_one_process_takes_all_bodies_one_after_the_other(process: Decoder
     assert len(children()) == 1
 
 
+async def test_a_body_whose_turn_does_not_come_is_refused_for_now(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\ndef encode(stream, items):\n    time.sleep(1000)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(decoder_process, "TURN_SECONDS_MAX", 0.2)
+    process = DecoderProcess("slow:encode")
+    first = asyncio.create_task(ask(process, msgspec.json.encode(events(1))))
+    await asyncio.sleep(0.1)
+
+    with pytest.raises(errors.QueueFull):
+        await ask(process, msgspec.json.encode(events(1)))
+
+    first.cancel()
+    await asyncio.wait([first])
+    await process.close()
+
+
+async def test_a_body_that_is_not_very_large_does_not_wait_for_one_that_is() -> None:
+    bodies = Decoding(rows.encode, ENCODE_AT, items_max=1000)
+
+    async def read(body: bytes) -> Batch:
+        return await bodies.read(USAGE_EVENTS, body, Media.JSON, WINDOW)
+
+    large = asyncio.create_task(read(msgspec.json.encode(events(1000, prompt="z" * 20_000, region="eu"))))
+    await asyncio.sleep(0)
+    middle = await read(msgspec.json.encode(events(10, prompt="z" * 10_000, region="eu")))
+
+    assert len(middle.rows) == 10
+    assert not large.done()
+    assert len((await large).rows) == 1000
+    assert len(children()) == 2
+    await bodies.close()
+    assert children() == []
+
+
 async def test_a_process_that_was_killed_is_replaced(process: DecoderProcess) -> None:
     body = msgspec.json.encode(events(2))
     await ask(process, body)
