@@ -35,8 +35,8 @@ class Figures:
     twice: int = 0
     """Events that are in the table more than once."""
     stored_though_rejected: int = 0
-    bad_inputs: int = 0
-    """Requests that break a rule of the contract or of HTTP, each answered as documented."""
+    bad_inputs: set[str] = field(default_factory=set)
+    """Kinds of what breaks a rule of the contract or of HTTP, each answered as documented."""
     fuzzed_inputs: int = 0
     fuzzed_seconds: float = 0
 
@@ -50,7 +50,7 @@ def section(figures: Figures, command: str, version: str, today: date) -> str:
         ("of these, lost", f"{figures.lost:,}"),
         ("stored twice", f"{figures.twice:,}"),
         ("stored though answered as rejected", f"{figures.stored_though_rejected:,}"),
-        ("bad inputs tried, each answered as documented", f"{figures.bad_inputs:,}"),
+        ("kinds of bad input tried, each answered as documented", f"{len(figures.bad_inputs):,}"),
         ("inputs made by fuzzing", f"{figures.fuzzed_inputs:,} in {figures.fuzzed_seconds / 60:,.0f} minutes"),
     ]
     table = "\n".join(["| | |", "|---|--:|", *(f"| {name} | {value} |" for name, value in rows)])

@@ -210,7 +210,7 @@ def test_a_request_is_refused_or_read_in_one_way(shared_service: RunningService,
         assert answers[0].problem["code"] == shape.code
         assert answers[0].headers["Connection"] == "close"
         assert is_closed
-        figures.bad_inputs += 1
+        figures.bad_inputs.add(shape.name)
 
 
 @pytest.mark.parametrize("place", HIDDEN)
@@ -275,7 +275,7 @@ def test_a_flood_of_requests_that_do_not_wait_is_cut_off(shared_service: Running
     assert 1 <= len(answers) <= 100
     assert is_closed
     assert shared_service.resident_bytes() - before < 10 * 1024 * 1024
-    figures.bad_inputs += 1
+    figures.bad_inputs.add("a flood of requests")
 
 
 def test_the_service_still_works_after_all_of_them(shared_service: RunningService) -> None:

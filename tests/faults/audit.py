@@ -10,9 +10,9 @@ from tests.reliability import Figures
 
 COUNTS = """
     WITH stored AS (
-        SELECT event_id, count(*) AS times FROM analytics.usage_events GROUP BY event_id
+        SELECT event_id, count(*) AS times, min(total_tokens) AS total_tokens FROM analytics.usage_events GROUP BY event_id
     ), known AS (
-        SELECT told.*, coalesce(times, 0) AS times, ledger.event_id IS NOT NULL AS in_ledger
+        SELECT told.*, total_tokens, coalesce(times, 0) AS times, ledger.event_id IS NOT NULL AS in_ledger
         FROM told LEFT JOIN stored USING (event_id) LEFT JOIN analytics.usage_event_ids ledger USING (event_id)
     )
     SELECT count(*) FILTER (WHERE what = 'acknowledged'),
@@ -20,6 +20,7 @@ COUNTS = """
            count(*) FILTER (WHERE times > 1),
            count(*) FILTER (WHERE what = 'rejected' AND (times > 0 OR in_ledger)),
            count(*) FILTER (WHERE (times > 0) <> in_ledger),
+           count(*) FILTER (WHERE times > 0 AND what <> 'rejected' AND total_tokens IS DISTINCT FROM place),
            (SELECT count(*) FROM (
                SELECT batch FROM known WHERE what = 'unknown' GROUP BY batch HAVING min(times) <> max(times)) torn)
     FROM known
@@ -38,13 +39,17 @@ class Findings:
     stored_though_rejected: int
     strays: int
     """In the table or in the ledger, but not in both."""
+    changed: int
+    """Stored under an id that was sent with something else."""
     torn_batches: int
     """Batches that were not acknowledged and are there in part."""
 
     @property
     def is_clean(self) -> bool:
         """Whether all is as the clients were told."""
-        return not (self.lost or self.twice or self.stored_though_rejected or self.strays or self.torn_batches)
+        return not (
+            self.lost or self.twice or self.stored_though_rejected or self.strays or self.changed or self.torn_batches
+        )
 
     def add_to(self, figures: Figures) -> None:
         """Counts them among those of the run."""
@@ -58,11 +63,11 @@ def audit(url: DatabaseUrl, account: Account) -> Findings:
     """Compares all that was sent with the database. The user must be able to read events and ledger."""
     with psycopg.connect(url.reveal()) as connection:
         cursor = connection.cursor()
-        cursor.execute("CREATE TEMPORARY TABLE told (event_id uuid, batch integer, what text) ON COMMIT DROP")
+        cursor.execute("CREATE TEMPORARY TABLE told (event_id uuid, batch integer, place integer, what text) ON COMMIT DROP")
         with cursor.copy("COPY told FROM STDIN") as copy:
             for sent in account.sent:
                 for place, event_id in enumerate(account.event_ids(sent)):
-                    copy.write_row((event_id, sent.number, _told(sent, place)))
+                    copy.write_row((event_id, sent.number, place, _told(sent, place)))
         cursor.execute("ANALYZE told")
         row = cursor.execute(COUNTS).fetchone()
         assert row is not None

@@ -113,7 +113,7 @@ class Load:
             sent = Sent(number, self._random.randrange(BATCH_EVENTS) if number % BAD_EVERY == 0 else None)
             self.account.sent.append(sent)
         now = datetime.now(UTC).isoformat()
-        events = [
+        events = [  # an event is known by its tokens, too
             wire_event(event_id=str(event_id), event_time=now, total_tokens=-1 if place == sent.bad else place)
             for place, event_id in enumerate(self.account.event_ids(sent))
         ]

@@ -13,7 +13,7 @@ FIGURES = Figures(
     faults=Counter({"frozen": 2, "killed": 1}),
     databases={"PostgreSQL 18 (postgresql)", "PostgreSQL 15 (timescaledb)"},
     acknowledged=1234567,
-    bad_inputs=89,
+    bad_inputs={"a bomb", "no JSON"},
     fuzzed_inputs=1000,
     fuzzed_seconds=630,
 )
@@ -33,6 +33,7 @@ def test_a_run_s_figures_take_the_place_of_the_former(tmp_path: Path) -> None:
     assert "| faults injected | 3 |" in lines
     assert "| events acknowledged under them | 1,234,567 |" in lines
     assert "| of these, lost | 0 |" in lines
+    assert "| kinds of bad input tried, each answered as documented | 2 |" in lines
     assert "| inputs made by fuzzing | 1,000 in 10 minutes |" in lines
     assert "The faults: frozen (2), killed (1)." in lines
     assert "`pytest --these` on 2026-01-02" in readme.read_text()
