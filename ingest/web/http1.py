@@ -35,6 +35,8 @@ PIPELINED_MAX = 16
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"QUERY"})
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")  # RFC 3986, section 3.2, without userinfo
 _UPGRADE = re.compile(rb"^upgrade:", re.IGNORECASE | re.MULTILINE)
+_OTHER_VERSION = "Invalid HTTP version"
+"""What the parser says."""
 _END_OF_LINE = b"\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
 
@@ -213,6 +215,8 @@ class Http1(HttpToolsProtocol):
     def _unreadable(self, error: httptools.HttpParserError) -> errors.IngestError:
         if self.parser.get_method() == b"PRI":
             return _version_unsupported("2.0")  # said before anything else by those who know that we have it (RFC 9113)
+        if str(error) == _OTHER_VERSION:  # 2.0, 1.0 and 0.9 it knows, and leaves to `_check_head`
+            return errors.VersionUnsupported("HTTP/1.1 is spoken here.")
         if error.__context__ is not None:  # uvicorn could not take the target apart
             return errors.HeadUnreadable("The request's target can't be read.")
         return errors.HeadUnreadable(f"The request is no HTTP/1.1: {error}.")

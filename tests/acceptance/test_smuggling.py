@@ -158,7 +158,7 @@ SHAPES = [
     refused("HTTP/0.9", get(b"GET /livez"), "unsupported_version"),
     refused("HTTP/0.9 by name", get(b"GET /livez HTTP/0.9"), "unsupported_version"),
     refused("HTTP/2.0", get(b"GET /livez HTTP/2.0", b"Host: x"), "unsupported_version"),
-    refused("HTTP/1.2", get(b"GET /livez HTTP/1.2", b"Host: x")),
+    refused("HTTP/1.2", get(b"GET /livez HTTP/1.2", b"Host: x"), "unsupported_version"),
     refused("http/1.1 in small letters", get(b"GET /livez http/1.1", b"Host: x")),
     refused("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", "unsupported_version"),
     refused("TLS", bytes.fromhex("1603010200010001fc0303") + bytes(100)),
