@@ -101,7 +101,7 @@ class NoKeys(SetupError):
 
 
 class KeyNotMade(SetupError):
-    """There is an API key of this name already."""
+    """The API key can't be made so: there is one of this name already, it is for too many teams, or nobody would see it."""
 
     code = "key_not_made"
 

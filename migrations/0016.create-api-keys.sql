@@ -20,7 +20,8 @@ CREATE TABLE IF NOT EXISTS analytics.api_keys (
     rate_per_minute integer     CHECK (rate_per_minute > 0),
     created_at      timestamptz NOT NULL DEFAULT now(),
     created_by      text        NOT NULL DEFAULT session_user,
-    expires_at      timestamptz,
+    -- 'infinity' and years of five digits are no times to most programs; a key that never ends has NULL.
+    expires_at      timestamptz CHECK (expires_at > '2000-01-01 00:00+00' AND expires_at < '9000-01-01 00:00+00'),
     revoked_at      timestamptz
 );
 

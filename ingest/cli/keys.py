@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from ingest import errors
 from ingest.cli.databases import database_of
 from ingest.flow.api_keys import Scope
 from ingest.settings import Settings
@@ -19,7 +21,10 @@ from ingest.store.api_keys import KeyEntry
 
 TEXT_CHARACTERS_MAX = 256
 RATE_MAX = 2**31 - 1
+TEAMS_MAX = 1000
+EXPIRES_MAX = datetime(9000, 1, 1, tzinfo=UTC)
 
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _AGE = re.compile(r"([1-9][0-9]{0,4})d")
 _WIDTH_WITHOUT_TERMINAL = 200
 
@@ -67,21 +72,39 @@ def _add(actions: Any, name: str, words: str, run: Callable[[argparse.Namespace,
 
 
 def _create(options: argparse.Namespace, chosen: Settings) -> int:
+    teams = sorted(set(options.teams or ()))
+    if len(teams) > TEAMS_MAX:
+        raise errors.KeyNotMade(f"A key is for at most {TEAMS_MAX} teams.")
     with database_of(chosen) as (url, _):
         key, entry = api_keys.create(
             url,
             name=options.name,
             scope=options.scope,
-            teams=sorted(set(options.teams)) if options.teams else None,
+            teams=teams or None,
             rate_per_minute=options.rate_per_minute,
             expires_at=options.expires,
         )
+        try:
+            _show_once(
+                msgspec.json.encode({"key": key.text, **msgspec.to_builtins(entry)}).decode() if options.json else key.text
+            )
+        except OSError as error:
+            api_keys.revoke(url, key.key_id)
+            raise errors.KeyNotMade(f"The key could not be shown, and is revoked again: {error.strerror}.") from None
     if options.json:
-        print(msgspec.json.encode({"key": key.text, **msgspec.to_builtins(entry)}).decode())
         return 0
-    print(key.text)
     print(f"This is key {entry.key_id}, {entry.name!r}. Keep it: nobody can show it again.", file=sys.stderr)
     return 0
+
+
+def _show_once(text: str) -> None:
+    """Raises OSError if it can't be written."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        with suppress(OSError):
+            sys.stdout.close()  # else it is tried again at the end
+        raise
 
 
 def _list(options: argparse.Namespace, chosen: Settings) -> int:
@@ -154,12 +177,16 @@ def _moment(text: str) -> datetime:
         return now + timedelta(days=int(age[1]))
     try:
         moment = datetime.fromisoformat(text)
+        if _DATE.fullmatch(text):
+            moment = moment.replace(tzinfo=UTC)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: 2027-01-31, 2027-01-31T18:00:00+01:00, or 90d") from None
     if moment.tzinfo is None:
-        if "T" in text or " " in text:
-            raise argparse.ArgumentTypeError(f"{text!r} has no offset from UTC: write Z or +01:00 behind it")
-        moment = moment.replace(tzinfo=UTC)
+        raise argparse.ArgumentTypeError(f"{text!r} has no offset from UTC: write Z or +01:00 behind it")
     if moment <= now:
         raise argparse.ArgumentTypeError(f"{text} is past")
+    if moment >= EXPIRES_MAX:
+        raise argparse.ArgumentTypeError(
+            f"{text} is later than a key may end, {EXPIRES_MAX:%Y-%m-%d}; without --expires it never does"
+        )
     return moment

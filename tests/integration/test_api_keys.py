@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from ingest import errors
@@ -155,6 +156,10 @@ def test_without_our_schema_it_is_said_what_to_do(empty_database: DatabaseUrl, t
         ("--name", "x", "--rate-per-minute", "9999999999999"),
         ("--name", "x", "--expires", "2020-01-01"),
         ("--name", "x", "--expires", "2099-01-01T00:00"),
+        ("--name", "x", "--expires", "2099-01-01t00:00"),
+        ("--name", "x", "--expires", "2099-01-01_00:00"),
+        ("--name", "x", "--expires", "9000-01-01"),
+        ("--name", "x", "--expires", "9999-12-31T23:59:59-01:00"),
         ("--name", "x", "--expires", "soon"),
         ("--name", "x", "--scope", "all"),
     ],
@@ -166,6 +171,40 @@ def test_a_key_that_can_not_be_is_refused(tmp_path: Path, wrong: tuple[str, ...]
 
     assert done.returncode == 2
     assert "error: argument" in done.stderr
+
+
+def test_a_key_that_nobody_saw_is_none(owner_url: DatabaseUrl, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command("keys", "create", "--name", "x"),
+            env=environment({"DB_URL": owner_url.reveal()}),
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == "ingest: The key could not be shown, and is revoked again: No space left on device.\n"
+    [entry] = stored.entries(owner_url)
+    assert entry.revoked_at is not None
+
+
+def test_more_teams_than_a_key_may_have_are_refused(owner_url: DatabaseUrl, tmp_path: Path) -> None:
+    teams = [f"--team=team-{number}" for number in range(1001)]
+
+    done = keys(owner_url, tmp_path, "create", "--name", "x", *teams)
+
+    assert (done.returncode, done.stderr) == (1, "ingest: A key is for at most 1000 teams.\n")
+    assert keys(owner_url, tmp_path, "create", "--name", "x", *teams[1:]).returncode == 0
+
+
+@pytest.mark.parametrize("when", ["infinity", "-infinity", "9999-12-31 23:59:59-02"])
+def test_a_time_that_programs_can_not_read_is_refused_by_hand_too(owner_url: DatabaseUrl, when: str) -> None:
+    make(owner_url, "x")
+
+    with pytest.raises(psycopg.errors.CheckViolation):
+        servers.execute(owner_url, f"UPDATE analytics.api_keys SET expires_at = '{when}'")
 
 
 async def test_the_teams_of_events_are_known_also_of_those_that_are_compressed(
