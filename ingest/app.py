@@ -72,20 +72,23 @@ class Service:
             queue_timeout_seconds=settings.queue_timeout_seconds,
         )
         self.intake = Intake(store, self.admission, EventTeams(self.database))
-        self._keys = StoredKeys(self.database) if settings.auth_required else None
-        self._access = Access(KeyRing(self._keys, rates) if self._keys else None)
+        self._keys = StoredKeys(self.database)
+        self._access = Access(KeyRing(self._keys, rates) if settings.auth_required else None)
         self._decoding = Decoding(rows.encode, "ingest.store.rows:encode", items_max=settings.batch_items_max)
         self.asgi = self._wire(settings)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self, *, is_restart: bool = False) -> AsyncIterator[None]:
         """Opens everything, and closes it at the end.
+
+        is_restart: whether this goes on with what another process did, whatever became of the API keys meanwhile.
 
         Raises errors.SetupError as Database.open does; errors.NoKeys if a key is required and the database has none.
         """
         await self.database.open()
         try:
-            await self._check_keys()
+            if not is_restart:
+                await self._check_keys()
         except errors.SetupError:
             await self.database.close()
             raise
@@ -107,9 +110,11 @@ class Service:
         return min(STOP_RESERVE_SECONDS_MAX, self._shutdown_seconds / 2)
 
     async def _check_keys(self) -> None:
-        if self._keys is not None:
-            with suppress(errors.Unavailable):  # a database that is away is waited for
+        with suppress(errors.Unavailable):  # a database that is away is waited for
+            if self._access.is_restricted:
                 await self._keys.check_any()
+            elif await self._keys.any():
+                logger.warning("There are API keys, and none is asked for: AUTH_REQUIRED is not true.")
 
     async def _maintain(self) -> None:
         if self._maintenance is None:

@@ -61,7 +61,7 @@ def add_commands(commands: Any) -> None:
     )
     _add(actions, "list", "show all keys but their secrets", _list)
     revoke = _add(actions, "revoke", "end a key; every worker knows within 10 seconds", _revoke)
-    revoke.add_argument("key", help="its name, its id, or all of it")
+    revoke.add_argument("key", help="its name or its id, the ID of lai_ID_…")
 
 
 def _add(actions: Any, name: str, words: str, run: Callable[[argparse.Namespace, Settings], int]) -> argparse.ArgumentParser:
@@ -144,16 +144,16 @@ def _show(entries: Sequence[KeyEntry], now: datetime) -> None:
             entry.scope,
             "all" if entry.teams is None else ", ".join(entry.teams),
             "-" if entry.rate_per_minute is None else f"{entry.rate_per_minute:,}",
-            f"{entry.created_at:%Y-%m-%d}",
+            f"{entry.created_at.astimezone(UTC):%Y-%m-%d}",
             entry.created_by,
-            "never" if entry.expires_at is None else f"{entry.expires_at:%Y-%m-%d %H:%M} UTC",
+            "never" if entry.expires_at is None else f"{entry.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
         )
     console.print(table)
 
 
 def _state(entry: KeyEntry, now: datetime) -> str:
     if entry.revoked_at is not None:
-        return f"revoked {entry.revoked_at:%Y-%m-%d %H:%M}"
+        return f"revoked {entry.revoked_at.astimezone(UTC):%Y-%m-%d %H:%M}"
     return "expired" if entry.expires_at is not None and entry.expires_at <= now else "in use"
 
 

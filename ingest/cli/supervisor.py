@@ -33,6 +33,8 @@ from asyncio.subprocess import Process
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
+from msgspec.structs import replace
+
 from ingest import errors
 from ingest.cli import channel
 from ingest.cli.channel import Closed, Draining, Orders, Ready, Refused, Report, Taken
@@ -133,6 +135,7 @@ class Supervisor:
         while not self._stopping.is_set():
             started = clock()
             try:
+                orders = replace(orders, is_restart=self._all_were_ready.is_set())
                 worker = await _Worker.start(orders, self._rates)
             except OSError as error:  # no memory, no processes left
                 how = f"Worker {orders.number} can't be started: {error.strerror}"

@@ -46,7 +46,7 @@ def main(descriptor: int, rates_descriptor: int) -> int:
 async def _serve(orders: Orders, supervisor: socket.socket, rates: Rates) -> int:
     service = Service(orders.settings, orders.url, rates)
     try:
-        async with service.running():
+        async with service.running(is_restart=orders.is_restart):
             await _WorkerServer(service, orders, supervisor).serve(sockets=[])
     except errors.SetupError as problem:
         with contextlib.suppress(OSError):  # the supervisor may be gone

@@ -126,22 +126,34 @@ class KeyRing:
         key = await self._find(form[1]) if form else None
         # Compared where there is no such key, too: the time says nothing of whether there is.
         is_right = hmac.compare_digest(key.secret_sha256 if key else bytes(32), _hash(form[2] if form else text))
-        if key is None or not is_right:
-            raise errors.KeyRefused("This API key is not known, or was revoked.")
-        if key.expires_at is not None and key.expires_at <= self._now():
-            raise errors.KeyRefused("This API key has expired.")
+        key = self._check_life(key if is_right else None)
         if scope is Scope.INGEST and key.scope is not Scope.INGEST:
             raise errors.ScopeForbidden(f"This API key is for {key.scope}, not for {scope}.")
         if key.rate_per_minute is not None and (wait_seconds := self._rates.count(key.number, key.rate_per_minute)):
             raise errors.RateExceeded(f"This API key has a rate of {key.rate_per_minute} requests a minute.", wait_seconds)
         return key
 
+    async def confirm(self, key: ApiKey) -> None:
+        """Checks again a key that `check` gave a while ago: a body may take hours to come. Its rate is not counted again.
+
+        Raises errors.KeyRefused; errors.Unavailable if the database can't be asked.
+        """
+        self._check_life(await self._find(key.key_id))
+
+    def _check_life(self, key: ApiKey | None) -> ApiKey:
+        if key is None:
+            raise errors.KeyRefused("This API key is not known, or was revoked.")
+        if key.expires_at is not None and key.expires_at <= self._now():
+            raise errors.KeyRefused("This API key has expired.")
+        return key
+
     async def _find(self, key_id: str) -> ApiKey | None:
-        if (cached := self._cache.get(key_id)) and cached[0] > self._clock():
+        until, known = self._cache.get(key_id, (0.0, None))
+        if until > self._clock():
             self._cache.move_to_end(key_id)
-            return cached[1]
+            return known
         if key_id not in self._wanted:
-            if len(self._wanted) >= WANTED_MAX:
+            if len(self._wanted) >= WANTED_MAX and known is None:  # who made ids up does not keep out whom we know
                 raise errors.QueueFull("Too many API keys that are not known here are asked for at once.")
             self._wanted[key_id] = asyncio.get_running_loop().create_future()
         found = self._wanted[key_id]

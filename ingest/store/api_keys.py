@@ -81,10 +81,14 @@ class StoredKeys:
         found = await self._database.ask("keys/find", key_ids)
         return {row["key_id"]: msgspec.convert(dict(row), ApiKey) for row in found}
 
+    async def any(self) -> bool:
+        """Whether there is one that may send. Raises errors.Unavailable if the database can't be asked."""
+        [[there_is]] = await self._database.ask("keys/any")
+        return bool(there_is)
+
     async def check_any(self) -> None:
         """Raises errors.NoKeys if there is none that may send; errors.Unavailable if the database can't be asked."""
-        [[there_is]] = await self._database.ask("keys/any")
-        if not there_is:
+        if not await self.any():
             raise errors.NoKeys(
                 "An API key is required, and there is none. Make one: `ingest keys create --name …`. Or set "
                 "AUTH_REQUIRED=false, and everybody who reaches this address may send."

@@ -22,6 +22,11 @@ class Access:
             return None
         return await self._keys.check(_key_of(request), scope)
 
+    async def confirm(self, key: ApiKey | None) -> None:
+        """Checks again what `check` gave. Raises as KeyRing.confirm."""
+        if self._keys is not None and key is not None:
+            await self._keys.confirm(key)
+
 
 def _key_of(request: Request) -> str | None:
     """`Authorization: Bearer KEY` (RFC 6750, section 2.1) or `X-API-Key: KEY`; the first, if both are there."""

@@ -78,6 +78,7 @@ class BulkEndpoint:
         strict = headers.is_strict(request)
         with self._intake.admit() as reservation:
             inflated = await body.read(request, self._limits.body, reservation)
+            await self._access.confirm(key)
             window = Window.around(
                 self._now(),
                 self._limits.event_age_days_max,

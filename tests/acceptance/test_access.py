@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+import msgspec
+import psutil
 import pytest
 
-from ingest.flow.api_keys import Scope
+from ingest.flow.api_keys import CACHE_SECONDS, Scope
 from ingest.settings import DatabaseUrl
 from ingest.store import api_keys
-from tests import servers
+from tests import rawhttp, servers
 from tests.samples import wire_archive, wire_event
 from tests.service import ARCHIVES, REQUESTS, RunningService, command, environment, started
 
@@ -67,6 +69,51 @@ def test_on_loopback_a_key_is_required_if_that_is_said(owner_url: DatabaseUrl, w
     with started({"DB_URL": writer_url.reveal(), "AUTH_REQUIRED": "true"}) as service:
         assert service.post([wire_event()]).status_code == 401
         assert service.verdict([wire_event()], headers=key)["accepted"] == 1
+
+
+@servers.ON_ONE
+def test_where_there_are_keys_and_none_is_required_it_says_so(owner_url: DatabaseUrl, writer_url: DatabaseUrl) -> None:
+    make(owner_url, "chat")
+    with started({"DB_URL": writer_url.reveal()}) as service:
+        assert service.verdict([wire_event()])["accepted"] == 1
+        assert "WARNING There are API keys, and none is asked for" in service.log.read_text()
+        assert "API keys    not required" in service.log.read_text()
+
+
+@servers.ON_ONE
+def test_a_body_that_comes_until_its_key_is_revoked_is_refused(
+    owner_url: DatabaseUrl, writer_url: DatabaseUrl, database_url: DatabaseUrl
+) -> None:
+    key = make(owner_url, "chat")
+    body = msgspec.json.encode([wire_event()])
+    fields = [f"{name}: {value}".encode() for name, value in key.items()]
+    with reachable(writer_url) as service, rawhttp.connection(service) as slow:
+        slow.sendall(rawhttp.post(*fields, b"Content-Length: %d" % len(body), body=body[:-1]))
+        time.sleep(0.5)
+        api_keys.revoke(owner_url, "chat")
+        time.sleep(CACHE_SECONDS + 0.5)
+
+        slow.sendall(body[-1:])
+
+        (answer,), _ = rawhttp.read_all(slow, answers_max=1)
+        assert (answer.status, answer.problem["code"]) == (401, "key_refused")
+    assert servers.query(database_url, "SELECT count(*) FROM analytics.usage_event_ids") == [(0,)]
+
+
+@servers.ON_ONE
+def test_without_a_key_that_is_good_a_worker_that_dies_is_replaced(owner_url: DatabaseUrl, writer_url: DatabaseUrl) -> None:
+    key = make(owner_url, "chat")
+    with reachable(writer_url, "--workers", "2") as service:
+        api_keys.revoke(owner_url, "chat")
+        for worker in psutil.Process(service.process.pid).children():
+            worker.kill()
+        deadline = time.monotonic() + 20
+        while service.log.read_text().count(" serves.") < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+        assert service.client.get("/livez").status_code == 200
+        assert service.post([wire_event()], headers=key).status_code == 401
 
 
 def test_nothing_is_stored_without_a_key_that_is_good(

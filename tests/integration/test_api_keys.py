@@ -173,6 +173,27 @@ def test_a_key_that_can_not_be_is_refused(tmp_path: Path, wrong: tuple[str, ...]
     assert "error: argument" in done.stderr
 
 
+def test_times_are_told_in_utc_whatever_the_session_s_zone(owner_url: DatabaseUrl, tmp_path: Path) -> None:
+    make(owner_url, "x", expires_at=datetime(2099, 1, 31, 18, tzinfo=UTC))
+    settings = {"DB_URL": owner_url.reveal(), "PGTZ": "Asia/Tokyo"}
+
+    done = subprocess.run(command("keys", "list"), env=environment(settings), cwd=tmp_path, capture_output=True, text=True)
+
+    assert "2099-01-31 18:00 UTC" in done.stdout
+
+
+def test_of_a_key_and_one_that_is_named_like_its_id_the_first_is_revoked(owner_url: DatabaseUrl) -> None:
+    first = make(owner_url, "first")
+    make(owner_url, first.key_id)
+
+    assert stored.revoke(owner_url, first.key_id).name == "first"
+    assert [(entry.name, entry.revoked_at is None) for entry in stored.entries(owner_url)] == [
+        ("first", False),
+        (first.key_id, True),
+    ]
+    assert stored.revoke(owner_url, first.key_id).name == first.key_id
+
+
 def test_a_key_that_nobody_saw_is_none(owner_url: DatabaseUrl, tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

@@ -186,6 +186,37 @@ async def test_no_more_are_looked_up_than_may_wait(ring: KeyRing, source: Source
     assert max(map(len, source.asked)) <= 5
 
 
+async def test_ids_that_were_made_up_keep_out_nobody_who_is_known(
+    ring: KeyRing, source: Source, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = source.add(api_keys.make())
+    await ring.check(text, Scope.INGEST)
+    monkeypatch.setattr(api_keys, "WANTED_MAX", 5)
+    source.delay_seconds = 0.01
+    clock.seconds = 2 * api_keys.CACHE_SECONDS
+    made_up = [asyncio.create_task(ring.check(api_keys.make().text, Scope.INGEST)) for _ in range(20)]
+    await asyncio.sleep(0)
+
+    assert (await ring.check(text, Scope.INGEST)).secret_sha256
+
+    answers = await asyncio.gather(*made_up, return_exceptions=True)
+    assert errors.QueueFull in {type(answer) for answer in answers}
+
+
+async def test_a_key_is_confirmed_while_it_lives(ring: KeyRing, source: Source, clock: Clock) -> None:
+    new = api_keys.make()
+    key = await ring.check(source.add(new, rate_per_minute=1, expires_at=NOW + timedelta(seconds=60)), Scope.INGEST)
+
+    await ring.confirm(key)  # which is no request more
+    clock.seconds = 61.0
+    with pytest.raises(errors.KeyRefused, match="expired"):
+        await ring.confirm(key)
+    del source.keys[new.key_id]
+    clock.seconds = 2.0 * 61
+    with pytest.raises(errors.KeyRefused, match="revoked"):
+        await ring.confirm(key)
+
+
 async def test_a_key_ends_when_it_was_to(ring: KeyRing, source: Source, clock: Clock) -> None:
     text = source.add(api_keys.make(), expires_at=NOW + timedelta(seconds=1))
     await ring.check(text, Scope.INGEST)
