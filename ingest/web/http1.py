@@ -29,6 +29,8 @@ FRAMING_BYTES_MAX = 16 * 1024
 """Bytes of a chunked body that are none of its content: chunk extensions and trailers. Beyond these each chunk may have 16,
 which is more than its size and line ends take."""
 FRAMING_BYTES_PER_CHUNK = 16
+JOINED_BYTES_MAX = 16 * 1024
+"""What is written in larger pieces is sent as it comes."""
 PIPELINED_MAX = 16
 """Requests that may wait on a connection for the answer to the one before them. Each takes 3 KB, for 18 bytes."""
 
@@ -42,7 +44,8 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 
 class _JoinedWrites:
-    """A transport, all else being as it was, that sends together what is written in one turn of the event loop."""
+    """A transport, all else being as it was, that sends together what is written in one turn of the event loop, unless it is
+    much: then whoever writes must be told at once that the client does not read."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -59,6 +62,8 @@ class _JoinedWrites:
         if not self._held:
             self._loop.call_soon(self._flush)
         self._held.append(data)
+        if len(data) >= JOINED_BYTES_MAX:
+            self._flush()
 
     def write_eof(self) -> None:
         self._flush()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from uvicorn import Config
 
 from ingest.web.connections import HEAD_SECONDS, Connections
-from ingest.web.http1 import Http1
+from ingest.web.http1 import JOINED_BYTES_MAX, Http1
 
 
 @pytest.fixture
@@ -43,6 +43,19 @@ async def test_what_is_written_in_one_turn_is_sent_together(transport: Mock) -> 
     await asyncio.sleep(0)
 
     assert transport.write.call_args_list == [call(b"headbody"), call(b"more")]
+
+
+async def test_what_is_much_is_not_held_back(transport: Mock) -> None:
+    """The transport says at once when its buffer is full."""
+    joined = await connected(transport)
+
+    joined.write(b"head")
+    joined.write(b"x" * JOINED_BYTES_MAX)
+    assert transport.write.call_args_list == [call(b"head" + b"x" * JOINED_BYTES_MAX)]
+    joined.write(b"x" * JOINED_BYTES_MAX)
+    assert transport.write.call_count == 2
+    await asyncio.sleep(0)
+    assert transport.write.call_count == 2
 
 
 @pytest.mark.parametrize("end", ["close", "write_eof"])
