@@ -404,9 +404,8 @@ def test_whole_bodies_that_cost_much_leave_room_for_others(
             thread.join()
     report(f"beside {clients} with {len(body) // 1024} KiB each, {dict(statuses)}: small: {small}; 150 KB: {middle}")
     assert set(statuses) <= {200, 422, 503}
-    assert_served(small)
-    assert set(middle.statuses) == {200}
-    assert middle.p99_ms() < 2 * P99_MS_MAX
+    assert set(small.statuses) == set(middle.statuses) == {200}  # of few, where the machine has other work too
+    assert max(small.p99_ms(), middle.p99_ms()) < 2 * P99_MS_MAX
     figures.bad_inputs.add(kind)
 
 
