@@ -1,0 +1,79 @@
+"""What the service says of a batch, as far as a sender needs it. Members that are not listed here are skipped."""
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct, field
+
+T = TypeVar("T")
+
+
+class ItemError(Struct, frozen=True, kw_only=True):
+    """Why one item was not stored. `index` is its place in what was sent, from 0."""
+
+    index: int
+    code: str
+    message: str
+    event_id: str | None = None
+    field: str | None = None
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """The body of a 200, and of the 422 that says all items were rejected."""
+
+    received: int
+    accepted: int
+    duplicates: int
+    conflicts: int
+    rejected: int
+    sanitized: int = 0
+    errors: list[ItemError] = []
+    errors_truncated: bool = False
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """The body of any other answer: problem details (RFC 9457)."""
+
+    title: str = ""
+    detail: str = ""
+    code: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What it says to a person."""
+        return self.detail or self.title or "no reason given"
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How large a batch may be; the defaults of the service, unless `GET /` says otherwise."""
+
+    batch_items_max: int = field(name="MAX_BULK_SIZE", default=1000)
+    body_bytes_max: int = field(name="MAX_BODY_SIZE", default=64 * 1024 * 1024)
+    compressed_bytes_max: int = field(name="MAX_GZIP_SIZE", default=10 * 1024 * 1024)
+
+
+class _Root(Struct):
+    limits: Limits
+
+
+def verdict_of(content: bytes) -> Verdict | None:
+    """The verdict in an answer's body; None if it holds none."""
+    return _decoded(content, Verdict)
+
+
+def problem_of(content: bytes) -> Problem:
+    """The problem in an answer's body; an empty one if it holds none."""
+    return _decoded(content, Problem) or Problem()
+
+
+def limits_of(content: bytes) -> Limits | None:
+    """The limits in the body of `GET /`; None if it holds none."""
+    root = _decoded(content, _Root)
+    return root.limits if root else None
+
+
+def _decoded(content: bytes, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

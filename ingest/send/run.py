@@ -1,0 +1,91 @@
+"""One input to the service: read in a thread, sent by a few tasks, kept in the journal."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+
+from ingest import errors
+from ingest.client import Client, ItemError, Outcome
+from ingest.send.journal import Journal
+from ingest.send.reader import Batch
+
+_QUEUED_MAX = 2
+"""Batches that are read ahead of those in flight."""
+
+Acknowledged = Callable[[Batch, Outcome], None]
+
+
+async def send(
+    batches: Iterator[Batch], client: Client, journal: Journal, *, in_flight_max: int, acknowledged: Acknowledged
+) -> None:
+    """Sends all batches, `in_flight_max` at once; returns when each is acknowledged and in the journal.
+
+    acknowledged: told of each.
+
+    Raises errors.InputRefused, when all that could be read is acknowledged, if the input can't be read to its end;
+    client.SendError at once.
+    """
+    queue: asyncio.Queue[Batch | None] = asyncio.Queue(_QUEUED_MAX)
+    refusals: list[Exception] = []
+    # A daemon: one that waits for standard input must not keep the program from ending.
+    thread = threading.Thread(
+        target=_read, args=(batches, queue, asyncio.get_running_loop(), refusals), name="reader", daemon=True
+    )
+    thread.start()
+    tasks = [asyncio.create_task(_work(queue, client, journal, acknowledged)) for _ in range(in_flight_max)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if refusals:
+        raise refusals[0]
+
+
+def _read(
+    batches: Iterator[Batch],
+    queue: "asyncio.Queue[Batch | None]",
+    loop: asyncio.AbstractEventLoop,
+    refusals: list[Exception],
+) -> None:
+    def put(batch: Batch | None) -> None:
+        putting = queue.put(batch)
+        try:
+            asyncio.run_coroutine_threadsafe(putting, loop).result()
+        except RuntimeError:
+            putting.close()
+            raise
+
+    try:
+        try:
+            for batch in batches:
+                put(batch)
+        except Exception as error:  # noqa: BLE001 - raised again where it belongs, at the end of send
+            refusals.append(error)
+        put(None)
+    except (RuntimeError, CancelledError):
+        return  # the loop has ended, and nobody waits for batches
+
+
+async def _work(queue: "asyncio.Queue[Batch | None]", client: Client, journal: Journal, acknowledged: Acknowledged) -> None:
+    while (batch := await queue.get()) is not None:
+        outcome = _too_long(batch) if batch.too_long else await client.send(batch.texts)
+        texts = [batch.too_long.text] if batch.too_long else batch.texts
+        try:
+            journal.acknowledge(batch.first, texts, batch.lines, outcome)
+        except OSError as error:
+            raise errors.InputRefused(f"{error.filename or 'The state'} can't be written: {error.strerror}.") from None
+        acknowledged(batch, outcome)
+    await queue.put(None)  # for the next of us
+
+
+def _too_long(batch: Batch) -> Outcome:
+    assert batch.too_long is not None
+    message = f"The item has {batch.too_long.too_long_bytes} bytes, more than the service takes; `text` is its beginning."
+    return Outcome(
+        received=1,
+        rejected=1,
+        errors=[ItemError(index=0, code="limit_exceeded", message=message)],
+    )
