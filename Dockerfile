@@ -1,9 +1,12 @@
 # The service as a container image: docker build --tag llm-analytics-ingest .
 # It holds no database: DB_URL says where that is. `docker compose up` brings both.
 
+# A Python 3.11 or newer with venv. README.md says how to make one where no registry answers.
 ARG BASE_IMAGE=python:3.13-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
+# An index of your own, for this stage only: docker build --build-arg PIP_INDEX_URL=…
+ARG PIP_INDEX_URL
 WORKDIR /src
 # What comes from elsewhere is pinned by version and hash; SECURITY.md says how the files are renewed. One package is published
 # as source only, and is built, as ours is, by what is pinned too.
@@ -19,6 +22,13 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --whe
     && /opt/ingest/bin/pip install --no-cache-dir --no-deps --no-index /dist/*.whl \
     && /opt/ingest/bin/pip check \
     && /opt/ingest/bin/pip uninstall --yes pip
+# Parts of packages that nothing here uses, 12 MB: highlighters for 500 languages, which come with rich, other pages for the API than
+# the one that /docs shows, and tests. What uses them all the same fails here, or in CI, which asks a container for /docs.
+RUN cd /opt/ingest/lib/python3*/site-packages \
+    && find pygments/lexers -name '[a-z]*.py*' -delete \
+    && rm -r openapi_ui_bundles/rapidoc/vendor openapi_ui_bundles/redoc/vendor yoyo/tests \
+    && /opt/ingest/bin/python -c 'import ingest.app, ingest.web.docs, rich.table, yoyo' \
+    && /opt/ingest/bin/ingest --help
 
 FROM ${BASE_IMAGE}
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ingest
