@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ingest import errors
+from ingest import errors, metrics
 from ingest.events import MESSAGE_ARCHIVES, USAGE_EVENTS, Stream
 from ingest.flow.admission import Admission
 from ingest.flow.api_keys import KeyRing
@@ -24,15 +24,17 @@ from ingest.store import rows
 from ingest.store.api_keys import StoredKeys
 from ingest.store.database import Database
 from ingest.store.event_teams import EventTeams
+from ingest.store.figures import Figures
 from ingest.store.maintenance import Maintenance
 from ingest.store.writer import BatchWriter
-from ingest.web import cors, docs, problems
+from ingest.web import cors, docs, monitoring, problems
 from ingest.web.access import Access
 from ingest.web.body import BodyLimits
 from ingest.web.decoding import Decoding
 from ingest.web.health import Health
 from ingest.web.ingestion import BatchLimits, BulkEndpoint
-from ingest.web.request_ids import RequestIds
+from ingest.web.monitoring import Monitoring
+from ingest.web.request_log import RequestLog
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ BULK_PATHS: Mapping[Stream, str] = {
 }
 
 STOP_RESERVE_SECONDS_MAX = 1.0
+STOCK_SECONDS = 1.0
+"""How often the gauges of a process are brought up to date, for whichever process is asked for them."""
 
 
 class Service:
@@ -61,17 +65,17 @@ class Service:
             settings.inflight_bytes_max,
             large_bytes_max=max(settings.inflight_bytes_max * 7 // 8, settings.body_bytes_max),
         )
-        self._shutdown_seconds = settings.shutdown_seconds
+        self._settings = settings
         self._maintenance = Maintenance(url) if settings.maintenance == "on" else None
         writer = BatchWriter(self.database, chunk_interval=timedelta(hours=settings.chunk_interval_hours))
-        store = GroupCommit(
+        self._store = GroupCommit(
             writer,
             writers_max=settings.db_pool_connections,
             queued_rows_max=settings.queued_rows_max,
             queued_bytes_max=settings.inflight_bytes_max,
             queue_timeout_seconds=settings.queue_timeout_seconds,
         )
-        self.intake = Intake(store, self.admission, EventTeams(self.database))
+        self.intake = Intake(self._store, self.admission, EventTeams(self.database))
         self._keys = StoredKeys(self.database)
         self._access = Access(KeyRing(self._keys, rates) if settings.auth_required else None)
         self._decoding = Decoding(rows.encode, "ingest.store.rows:encode", items_max=settings.batch_items_max)
@@ -92,10 +96,14 @@ class Service:
         except errors.SetupError:
             await self.database.close()
             raise
+        if is_restart:
+            metrics.WORKER_RESTARTS.inc()
         maintenance = asyncio.create_task(self._maintain(), name="maintenance")
+        stock_taker = asyncio.create_task(self._keep_taking_stock(), name="take-stock")
         try:
             yield
         finally:
+            stock_taker.cancel()
             maintenance.cancel()
             await self._close(maintenance)
 
@@ -107,7 +115,7 @@ class Service:
     @property
     def stop_reserve_seconds(self) -> float:
         """How much of SHUTDOWN_SECONDS is kept for all that comes when the last answer is given."""
-        return min(STOP_RESERVE_SECONDS_MAX, self._shutdown_seconds / 2)
+        return min(STOP_RESERVE_SECONDS_MAX, self._settings.shutdown_seconds / 2)
 
     async def _check_keys(self) -> None:
         with suppress(errors.Unavailable):  # a database that is away is waited for
@@ -123,6 +131,26 @@ class Service:
             await self._maintenance.run()
         except errors.PolicyRefused as refusal:
             logger.info("No maintenance by this process: %s", refusal)
+
+    async def _keep_taking_stock(self) -> None:
+        while True:
+            self._take_stock()
+            await asyncio.sleep(STOCK_SECONDS)
+
+    def _take_stock(self) -> None:
+        """Brings the gauges up to date."""
+        busy, idle = self.database.connections
+        metrics.WORKERS.set(1)
+        metrics.DATABASE_UP.set(self.database.problem is None)
+        metrics.QUEUE_ROWS.set(self._store.queued_rows)
+        metrics.QUEUE_ROWS_LIMIT.set(self._settings.queued_rows_max)
+        metrics.QUEUE_BYTES.set(self._store.queued_bytes)
+        metrics.INFLIGHT_BYTES.set(self.admission.bytes_held)
+        metrics.INFLIGHT_BYTES_LIMIT.set(self._settings.inflight_bytes_max)
+        metrics.DB_CONNECTIONS.labels("busy").set(busy)
+        metrics.DB_CONNECTIONS.labels("idle").set(idle)
+        metrics.DB_CONNECTIONS_LIMIT.set(self._settings.db_pool_connections)
+        metrics.note_process()
 
     def drain(self) -> None:
         """Takes no more work; what was taken is finished."""
@@ -140,6 +168,7 @@ class Service:
             event_age_days_max=settings.event_age_days_max,
             clock_skew_seconds_max=settings.clock_skew_seconds_max,
         )
+        monitor = Monitoring(Figures(self.database), self._access, self._take_stock)
         routes = [
             *(
                 Route(path, BulkEndpoint(stream, self.intake, self._decoding, limits, self._access, _now), methods=["POST"])
@@ -149,9 +178,10 @@ class Service:
             Route("/healthz", health.healthz),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
+            Route(monitoring.PATH, monitor.metrics),
             *docs.routes(_shown_limits(settings), BULK_PATHS, _now, is_restricted=self._access.is_restricted),
         ]
-        middleware = [Middleware(RequestIds)]
+        middleware = [Middleware(RequestLog, paths=[route.path for route in routes])]
         if settings.cors_origins:
             middleware.append(cors.middleware(settings.cors_origins))
         starlette = Starlette(

@@ -11,6 +11,7 @@ IngestError
 │   ├── NoKeys
 │   ├── KeyNotMade
 │   ├── KeyNotFound
+│   ├── InputRefused
 │   ├── SchemaBehind
 │   ├── SchemaTooNew
 │   └── EditionChanged
@@ -110,6 +111,12 @@ class KeyNotFound(SetupError):
     """There is no such API key in use."""
 
     code = "key_not_found"
+
+
+class InputRefused(SetupError):
+    """What is to be sent can't be read, or is not what a part of it was sent from before."""
+
+    code = "input_refused"
 
 
 class SchemaBehind(SetupError):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import msgspec
 from dotenv import dotenv_values
@@ -22,6 +22,9 @@ MIB = 1024 * 1024
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 Bytes = Annotated[int, Meta(ge=1024, le=256 * MIB)]
 Days = Annotated[int, Meta(ge=1, le=36_500)]
+
+PASSWORD_BYTES_MAX = 4096
+"""What a password file may hold: by far more than any password, so that a wrong path does no harm."""
 
 
 _ORIGIN = r"(?:\*|https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?)"
@@ -59,6 +62,17 @@ class DatabaseUrl:
         """The URL as the driver needs it, password and all."""
         return self._url
 
+    @property
+    def has_password(self) -> bool:
+        """Whether the URL itself has a password, before its host or among its parameters."""
+        parts = urlsplit(self._url)
+        return bool(parts.password) or "password" in parse_qs(parts.query)
+
+    def with_password(self, password: str) -> "DatabaseUrl":
+        """The same URL with this password. As a parameter it may stand in any URL, also in one without a user or a host."""
+        separator = "&" if urlsplit(self._url).query else "" if self._url.endswith("?") else "?"
+        return DatabaseUrl(f"{self._url}{separator}password={quote(password, safe='')}")
+
     def __str__(self) -> str:
         parts = urlsplit(self._url)
         user = f"{parts.username}:***@" if parts.password else f"{parts.username}@" if parts.username else ""
@@ -81,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator may choose. The defaults are good for a start; `load` reads and checks the variables."""
 
     db_url: DatabaseUrl | None = field(name="DB_URL", default=None)
+    db_password_file: str | None = field(name="DB_PASSWORD_FILE", default=None)
     db_pool_connections: Annotated[int, Meta(ge=1, le=500)] = field(name="DB_POOL_SIZE", default=10)
     db_timeout_seconds: Annotated[int, Meta(ge=1, le=600)] = field(name="DB_TIMEOUT_SECONDS", default=30)
     data_dir: str | None = field(name="INGEST_DATA_DIR", default=None)
@@ -103,6 +118,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth_required: bool | None = field(name="AUTH_REQUIRED", default=None)
     cors_allow_origins: Origins | None = field(name="CORS_ALLOW_ORIGINS", default=None)
     maintenance: Literal["on", "off"] = field(name="MAINTENANCE", default="on")
+    log_level: Literal["debug", "info", "warning", "error"] = field(name="LOG_LEVEL", default="info")
+    log_format: Literal["auto", "text", "json"] = field(name="LOG_FORMAT", default="auto")
 
     @property
     def event_age_days_max(self) -> int:
@@ -128,7 +145,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
     """The settings from `environ` (default: the process's) over the file `dotenv` (default: `.env` here, if there is one).
 
-    A variable that is set to nothing counts as not set.
+    A variable that is set to nothing counts as not set. What the file of DB_PASSWORD_FILE holds stands in `db_url` then.
 
     Raises errors.SettingInvalid for the first bad value: one line that names the variable, what it holds and what is
     allowed.
@@ -142,6 +159,9 @@ def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -
         if text:
             values[info.name] = _read(name, text, info.type)
     settings = Settings(**values)
+    if settings.db_password_file is not None:
+        db_url = _with_password_of(settings.db_url, Path(settings.db_password_file))
+        settings = msgspec.structs.replace(settings, db_url=db_url)
     if settings.compression_after_days > settings.retention_days:
         if "compression_after_days" in values:
             raise errors.SettingInvalid(
@@ -163,7 +183,40 @@ def _read_file(path: Path) -> Mapping[str, str | None]:
     try:
         return dotenv_values(path, interpolate=False)
     except (OSError, UnicodeDecodeError) as error:
-        raise errors.SettingInvalid(f"{path} can't be read: {type(error).__name__}. It must be UTF-8 text.") from None
+        raise errors.SettingInvalid(
+            f"{path} can't be read: {type(error).__name__}. It must be UTF-8 text that "
+            "this user may read: correct it or its rights."
+        ) from None
+
+
+def _with_password_of(db_url: DatabaseUrl | None, path: Path) -> DatabaseUrl:
+    """`db_url` with the password that is in the file: all of it but the line's end. Nothing of it is ever in a message."""
+
+    def refused(reason: str) -> errors.SettingInvalid:
+        return errors.SettingInvalid(f"DB_PASSWORD_FILE={str(path)!r} is not allowed: {reason}.")
+
+    if db_url is None:
+        raise refused("it is the password for DB_URL, which is not set")
+    if db_url.has_password:
+        raise refused("DB_URL has a password, too; remove one of them")
+    try:
+        # Not whole, whatever it is: the path may be that of a disk.
+        with path.open("rb") as file:
+            content = file.read(PASSWORD_BYTES_MAX + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no such path"
+        raise refused(f"the file can't be read ({reason}); the user that runs this must be allowed to read it") from None
+    if len(content) > PASSWORD_BYTES_MAX:
+        raise refused(f"the file holds more than {PASSWORD_BYTES_MAX} bytes, which is no password")
+    try:
+        password = content.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise refused("the file is not UTF-8 text") from None
+    if not password:
+        raise refused("the file is empty")
+    if re.search(r"[\n\r\0]", password):
+        raise refused("the file has more than one line, or a NUL; it must hold the password and nothing else")
+    return db_url.with_password(password)
 
 
 def _read(name: str, text: str, kind: Any) -> Any:
@@ -178,7 +231,7 @@ def _read(name: str, text: str, kind: Any) -> Any:
     if type(None) in get_args(kind):
         kind = get_args(kind)[0]  # no text means None
     try:
-        return msgspec.convert(text, kind, strict=False)
+        return msgspec.convert(text.lower() if get_origin(kind) is Literal else text, kind, strict=False)
     except msgspec.ValidationError:
         raise errors.SettingInvalid(f"{name}={text!r} is not allowed: it must be {_allowed(kind)}.") from None
 

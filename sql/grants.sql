@@ -69,6 +69,12 @@ BEGIN
         JOIN pg_roles ON rolname = role_name
         WHERE duty = 'writer'
         UNION ALL
+        -- How the jobs fare, for the metrics. TimescaleDB Community's own tell everybody.
+        SELECT format('GRANT SELECT ON analytics.maintenance_jobs TO %I', role_name)
+        FROM analytics.roles
+        JOIN pg_roles ON rolname = role_name
+        WHERE duty = 'writer' AND (SELECT edition FROM analytics.installation) <> 'timescaledb'
+        UNION ALL
         -- Plain PostgreSQL: which partitions there are, and one more where a batch needs it.
         SELECT format(
             'GRANT SELECT ON analytics.partitions TO %1$I;'

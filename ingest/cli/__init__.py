@@ -1,4 +1,4 @@
-"""The command line: `ingest serve | migrate | policies | maintain | keys`."""
+"""The command line: `ingest serve | migrate | policies | maintain | keys | send | doctor`."""
 
 import argparse
 import asyncio
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ingest import __version__, errors, settings
-from ingest.cli import keys, log, policies
+from ingest.cli import doctor, keys, log, policies, send
 from ingest.cli.databases import EMBEDDED_WAIT_SECONDS, database_of
 from ingest.cli.serve import serve
 from ingest.settings import Settings
@@ -28,7 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # SIGTERM leaves as Ctrl-C does: what was opened is to be closed, an embedded database stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if "run_alone" in options:  # it reports settings that are invalid, too
+            alone: int = options.run_alone(options)
+            return alone
         chosen = settings.load()
+        log.to_standard_error(chosen)
         status: int = options.run(options, chosen)
     except errors.IngestError as error:
         print(f"ingest: {error}", file=sys.stderr)
@@ -64,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     bring.set_defaults(run=_migrate)
     policies.add_commands(commands)
     keys.add_commands(commands)
+    send.add_commands(commands)
+    doctor.add_commands(commands)
     maintain = commands.add_parser(
         "maintain", help="do what the policies say, where the database has no scheduler", description=_maintain.__doc__
     )

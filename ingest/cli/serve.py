@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 
@@ -76,9 +77,10 @@ async def _supervise(
     orders = [Orders(number, url, chosen if number == 1 else without_maintenance) for number in range(1, workers + 1)]
     shared_rates = rates.share()
     try:
-        async with _kept_alive(server):
-            greet = partial(_say_hello, listener=listener, with_key=bool(chosen.auth_required))
-            return await Supervisor(listener, orders, greet, shared_rates).run()
+        with tempfile.TemporaryDirectory(prefix="ingest-metrics-") as metrics_folder:
+            async with _kept_alive(server):
+                greet = partial(_say_hello, listener=listener, with_key=bool(chosen.auth_required))
+                return await Supervisor(listener, orders, greet, shared_rates, metrics_folder).run()
     finally:
         os.close(shared_rates)
 

@@ -10,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 
+from ingest import metrics
 from ingest.app import Service
 from ingest.cli.descriptors import connections_max
 from ingest.settings import Settings
@@ -42,6 +43,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        metrics.CLIENT_CONNECTIONS_LIMIT.set(self._connections.connections_max)
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep-connections")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -55,6 +57,7 @@ class Server(uvicorn.Server):
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._connections.sweep(asyncio.get_running_loop().time())
+            metrics.CLIENT_CONNECTIONS.set(len(self._connections.connections))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

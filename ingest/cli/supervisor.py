@@ -35,7 +35,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from ingest import errors
+from ingest import errors, metrics
 from ingest.cli import channel
 from ingest.cli.channel import Closed, Draining, Orders, Ready, Refused, Report, Taken
 
@@ -61,12 +61,21 @@ class Supervisor:
 
     greet: called once, when all workers serve, with what the last one says of its database.
     rates: the descriptor of the memory in which all of them count (ingest.flow.rates).
+    metrics_folder: where their metrics are, empty at first (ingest.metrics).
     """
 
-    def __init__(self, listener: socket.socket, orders: Sequence[Orders], greet: Callable[[str], None], rates: int) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        orders: Sequence[Orders],
+        greet: Callable[[str], None],
+        rates: int,
+        metrics_folder: str,
+    ) -> None:
         self._listener = listener
         self._orders = orders
         self._rates = rates
+        self._metrics_folder = metrics_folder
         self._greet = greet
         self._stop_seconds_max = orders[0].settings.shutdown_seconds + channel.STOP_SPARE_SECONDS
         self._workers: dict[int, _Worker] = {}
@@ -136,7 +145,7 @@ class Supervisor:
             started = clock()
             try:
                 orders = replace(orders, is_restart=self._all_were_ready.is_set())
-                worker = await _Worker.start(orders, self._rates)
+                worker = await _Worker.start(orders, self._rates, self._metrics_folder)
             except OSError as error:  # no memory, no processes left
                 how = f"Worker {orders.number} can't be started: {error.strerror}"
             else:
@@ -175,6 +184,7 @@ class Supervisor:
             status = await worker.ended()
         finally:
             del self._workers[worker.number]
+            metrics.forget_worker(worker.number, self._metrics_folder)
         is_starting = not self._all_were_ready.is_set() and not self._stopping.is_set()
         if refusal is not None:
             if is_starting:
@@ -265,7 +275,7 @@ class _Worker:
         self._channel = ours
 
     @classmethod
-    async def start(cls, orders: Orders, rates: int) -> "_Worker":
+    async def start(cls, orders: Orders, rates: int, metrics_folder: str) -> "_Worker":
         """Starts a process and gives it its orders. Raises OSError if there can be none."""
         ours, its = socket.socketpair()
         try:
@@ -273,7 +283,12 @@ class _Worker:
                 process = await asyncio.create_subprocess_exec(
                     # -P, so that a folder `ingest` where we happen to stand is not taken for the package.
                     *(sys.executable, "-P", "-m", "ingest.cli.worker", str(its.fileno()), str(rates)),
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # it finds what we have found
+                    env={
+                        **os.environ,
+                        "PYTHONPATH": os.pathsep.join(sys.path),  # it finds what we have found
+                        metrics.FILES_VARIABLE: metrics_folder,
+                        metrics.WORKER_VARIABLE: str(orders.number),
+                    },
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(its.fileno(), rates),
                     # What a terminal sends to all on Ctrl-C, it gets from us alone.

@@ -36,7 +36,7 @@ def main(descriptor: int, rates_descriptor: int) -> int:
             orders = channel.receive_orders(supervisor)
         except EOFError:
             return 0
-        log.to_standard_error(f"worker {orders.number}")
+        log.to_standard_error(orders.settings, f"worker {orders.number}")
         descriptors.raise_limit()
         tune_garbage_collection()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

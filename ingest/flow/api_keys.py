@@ -33,6 +33,10 @@ CACHED_MAX = 10_000
 WANTED_MAX = 1_000
 """So many ids are looked up at once, and so many more may wait for that."""
 
+OUTAGE_SECONDS_MAX = 3600.0
+"""While the database can't be asked, what is known of a key counts for so long, for reading: whoever watches the service is
+to see that its database is away."""
+
 _ALPHABET = string.ascii_letters + string.digits
 _FORM = re.compile(rf"{PREFIX}_([0-9A-Za-z]{{{ID_CHARACTERS}}})_([0-9A-Za-z_-]{{43}})")
 
@@ -123,7 +127,12 @@ class KeyRing:
         if text is None:
             raise errors.KeyMissing("Send an API key: Authorization: Bearer …, or X-API-Key.")
         form = _FORM.fullmatch(text)
-        key = await self._find(form[1]) if form else None
+        try:
+            key = await self._find(form[1]) if form else None
+        except errors.Unavailable:
+            key = self._remembered(form[1]) if form and scope is Scope.READ else None
+            if key is None:
+                raise
         # Compared where there is no such key, too: the time says nothing of whether there is.
         is_right = hmac.compare_digest(key.secret_sha256 if key else bytes(32), _hash(form[2] if form else text))
         key = self._check_life(key if is_right else None)
@@ -160,6 +169,10 @@ class KeyRing:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(), name="api-keys")
         return await asyncio.shield(found)  # others may wait for it, too
+
+    def _remembered(self, key_id: str) -> ApiKey | None:
+        until, known = self._cache.get(key_id, (0.0, None))
+        return known if until + OUTAGE_SECONDS_MAX > self._clock() else None
 
     async def _ask(self) -> None:
         """Looks up all that is wanted, and what is wanted meanwhile, until nothing is."""

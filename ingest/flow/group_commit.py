@@ -11,14 +11,15 @@ Larger groups are cheaper: a transaction of 4000 rows took 17.5 µs a row, four 
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
 
 from msgspec import Struct
 
-from ingest import errors
-from ingest.events import Stream
+from ingest import errors, metrics
+from ingest.events import STREAMS, Stream
 from ingest.flow.batch import GroupStore, Rows, StoreApart, Stored
 
 logger = logging.getLogger(__name__)
@@ -42,8 +43,17 @@ class _Waiting(Struct, eq=False):
     is_apart: bool
     """Goes alone: it asked for all or nothing, or was in a group that could not be stored together."""
     stored: "asyncio.Future[Stored]"
+    since: float
+    """When it came, by the performance counter: the event loop's own clock is too coarse."""
     patience: asyncio.TimerHandle | None = None
     is_queued: bool = False
+    taken: float | None = None
+    """When a writer took it last."""
+
+
+_WAIT_SECONDS = {stream: metrics.STAGE_DURATION.labels(stream.name, "wait") for stream in STREAMS}
+_COMMIT_SECONDS = {stream: metrics.STAGE_DURATION.labels(stream.name, "commit") for stream in STREAMS}
+_APART = metrics.STORE_RETRIES.labels("apart")
 
 
 class GroupCommit:
@@ -84,6 +94,11 @@ class GroupCommit:
         """How many rows wait for a writer."""
         return self._queued_rows
 
+    @property
+    def queued_bytes(self) -> int:
+        """How many bytes these rows have."""
+        return self._queued_bytes
+
     async def store(self, stream: Stream, rows: Rows, *, strict: bool) -> Stored:
         """Stores the rows, in one transaction with those of others, and returns when they are on disk.
 
@@ -99,7 +114,7 @@ class GroupCommit:
                 f"{self._queued_rows_max}."
             )
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(stream, rows, strict, strict, loop.create_future())
+        waiting = _Waiting(stream, rows, strict, strict, loop.create_future(), time.perf_counter())
         self._queue.append(waiting)
         self._note(waiting)
         if self._queued_rows >= min(self._writing_rows, FURTHER_WRITER_ROWS):
@@ -107,9 +122,13 @@ class GroupCommit:
         elif self._impatience is None:
             self._impatience = loop.call_later(FURTHER_WRITER_SECONDS, self._start_writer)
         try:
-            return await waiting.stored
+            stored = await waiting.stored
         finally:
             self._leave(waiting)  # if it still waits: it was given up, or cancelled
+        assert waiting.taken is not None
+        _WAIT_SECONDS[stream].observe(waiting.taken - waiting.since)
+        _COMMIT_SECONDS[stream].observe(time.perf_counter() - waiting.taken)
+        return stored
 
     def _leave(self, waiting: _Waiting) -> None:
         if waiting.is_queued:
@@ -154,6 +173,7 @@ class GroupCommit:
         """
         group: list[_Waiting] = []
         passed_over: list[_Waiting] = []
+        taken = time.perf_counter()
         rows = size = 0
         while self._queue:
             waiting = self._queue.popleft()
@@ -169,6 +189,7 @@ class GroupCommit:
                 passed_over.append(waiting)
                 break
             group.append(waiting)
+            waiting.taken = taken
             self._forget(waiting)
             if waiting.is_apart:
                 break
@@ -215,6 +236,7 @@ class GroupCommit:
 
     def _queue_apart(self, group: Sequence[_Waiting]) -> None:
         """Lets the batches of the group wait again, before all others, for a writer each: none of them holds up another."""
+        _APART.inc()
         for waiting in reversed(group):
             waiting.is_apart = True
             self._queue.appendleft(waiting)

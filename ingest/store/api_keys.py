@@ -90,6 +90,6 @@ class StoredKeys:
         """Raises errors.NoKeys if there is none that may send; errors.Unavailable if the database can't be asked."""
         if not await self.any():
             raise errors.NoKeys(
-                "An API key is required, and there is none. Make one: `ingest keys create --name …`. Or set "
+                "An API key is required, and there is none that may send. Make one: `ingest keys create --name …`. Or set "
                 "AUTH_REQUIRED=false, and everybody who reaches this address may send."
             )

@@ -93,6 +93,14 @@ class Database:
         """Why nothing can be stored now; None while all is well as far as known."""
         return self._problem
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        """Writers' connections: how many are in use, how many idle."""
+        if self._pool is None:
+            return 0, 0
+        idle = self._pool.get_idle_size()
+        return self._pool.get_size() - idle, idle
+
     def describe(self) -> dict[str, Any]:
         """What the database is, for people; the same members whether it was reached yet or not."""
         facts = self._facts

@@ -100,7 +100,8 @@ def running(data_dir: Path | None = None) -> Iterator[Embedded]:
         server = _start(pgserver, files)
     except (OSError, SubprocessError, RuntimeError, AssertionError) as error:
         raise errors.EmbeddedUnavailable(
-            f"The embedded PostgreSQL in {files} does not start: {_reason(error)}. Its log is {files / 'log'}."
+            f"The embedded PostgreSQL in {files} does not start: {_reason(error)}. See its log, {files / 'log'}; if the "
+            "folder can't be written, set INGEST_DATA_DIR to one that can, or set DB_URL."
         ) from error
     try:
         yield Embedded(server, files)

@@ -27,6 +27,11 @@ def policy_paths(edition: str) -> list[Path]:
     return sorted((_folder("sql") / "policies" / edition).glob("*.sql"))
 
 
+def policy_names(edition: str) -> list[str]:
+    """The policies of an edition: `usage_events.retention`."""
+    return sorted({path.name.rsplit(".", 2)[0] for path in policy_paths(edition)})
+
+
 def _folder(name: str) -> Path:
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name

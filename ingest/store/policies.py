@@ -234,7 +234,9 @@ def _become_owner(connection: Connection) -> None:
     row = connection.execute(files.sql("state/become_owner").encode()).fetchone()
     assert row is not None
     if not row["may_apply"]:
-        raise errors.PolicyRefused("Policies are for the owner of the tables, and this user is no member of that role.")
+        raise errors.PolicyRefused(
+            "Policies are for the owner of the tables, and this user is no member of that role. Run it as the owner."
+        )
 
 
 def _run(connection: Connection, to_run: Sequence[PolicyFile], settings: Mapping[str, int], *, allow_data_loss: bool) -> None:

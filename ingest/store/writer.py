@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from ingest import errors, verdict
+from ingest import errors, metrics, verdict
 from ingest.events import MESSAGE_ARCHIVES, STREAMS, USAGE_EVENTS, Stream
 from ingest.flow.batch import Rows, StoreApart, Stored
 from ingest.store import failures, files, rows
@@ -39,6 +39,9 @@ CAUTIOUS_GROUPS = 50
 bounds what the server's log has of it: one line `duplicate key value violates unique constraint` for so many groups."""
 
 SCHEMA = "analytics"
+
+_RETRIED = metrics.STORE_RETRIES.labels("transaction")
+_BISECTED = metrics.STORE_RETRIES.labels("bisection")
 
 
 class _RolledBack(Exception):
@@ -111,6 +114,7 @@ class BatchWriter:
                     return await self._store_any(connection, stream, group, positions, strict=strict, commit=commit)
             except failures.Transient as obstacle:
                 logger.info("Attempt %d at %d rows met: %s", attempt, len(positions), obstacle)
+                _RETRIED.inc()
                 self._partitions[stream].forget()
                 if attempt == ATTEMPTS_MAX and obstacle.blames_row:
                     raise failures.RowsRefused(str(obstacle)) from obstacle
@@ -194,6 +198,7 @@ class BatchWriter:
         return found
 
     async def _is_refused(self, stream: Stream, batch: Rows, positions: Sequence[int]) -> bool:
+        _BISECTED.inc()
         try:
             await self._attempt(stream, [batch], positions, commit=False)
         except failures.RowsRefused:

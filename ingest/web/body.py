@@ -103,12 +103,18 @@ async def _receive(request: Request) -> bytes:
         raise errors.ClientGone("The client hung up before its body was whole.")
     request.state.body_is_whole = not message.get("more_body", False)
     chunk: bytes = message.get("body", b"")
+    request.state.body_bytes = received_bytes(request) + len(chunk)
     return chunk
 
 
 def is_whole(request: Request) -> bool:
     """Whether all of the body was read."""
     return getattr(request.state, "body_is_whole", False)
+
+
+def received_bytes(request: Request) -> int:
+    """How much of the body came so far, as it was sent."""
+    return getattr(request.state, "body_bytes", 0)
 
 
 async def linger(request: Request) -> None:

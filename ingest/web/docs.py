@@ -12,7 +12,7 @@ import msgspec
 from openapi_ui_bundles import swagger_ui
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from ingest.events import Stream
 from ingest.web import openapi
@@ -62,7 +62,7 @@ PIECE_BYTES = 64 * 1024
 
 def routes(
     limits: Mapping[str, int], bulk_paths: Mapping[Stream, str], now: Callable[[], datetime], *, is_restricted: bool
-) -> list[BaseRoute]:
+) -> list[Route]:
     """The document, the page, and what the page loads.
 
     limits, bulk_paths, is_restricted: as for `openapi.document`. now: tells the time, in UTC.

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from ingest import __version__, errors
 from ingest.flow.api_keys import Scope
 from ingest.flow.intake import Intake
-from ingest.web import problems
+from ingest.web import problems, request_log
 from ingest.web.access import Access
 
 
@@ -45,6 +45,7 @@ class Health:
         try:
             await self._access.check(request, Scope.READ)
         except errors.IngestError as error:
+            request_log.entry_of(request).code = error.code
             return problems.problem_of(error)
         return _json(
             HTTPStatus.OK,
@@ -61,6 +62,7 @@ class Health:
                     "health": "/healthz",
                     "live": "/livez",
                     "ready": "/readyz",
+                    "metrics": "/metrics",
                 },
             },
         )

@@ -9,7 +9,6 @@ sections 7.1.1 and 7.1.2).
 
 import asyncio
 import re
-import secrets
 from typing import Any
 
 import httptools
@@ -17,7 +16,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ingest import errors
-from ingest.web import problems, request_ids
+from ingest.web import problems, request_ids, request_log
 from ingest.web.connections import Connections
 
 HEAD_BYTES_MAX = 16 * 1024
@@ -345,11 +344,13 @@ class Http1(HttpToolsProtocol):
     def _answer(self, error: errors.IngestError) -> None:
         answer = problems.problem_of(error)
         answer.headers["Connection"] = "close"
-        answer.headers[request_ids.HEADER] = secrets.token_hex(16)
+        request_id = request_ids.of(None)
+        answer.headers[request_ids.HEADER] = request_id
         fields = [*self.server_state.default_headers, *answer.raw_headers]
         head = b"".join(b"%s: %s\r\n" % field for field in fields)
         status = problems.status_of(error)
         self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, status.phrase.encode(), head, answer.body))
+        request_log.note_unread(status, error, request_id, self.client[0] if self.client else None)
         self._leave()
 
     def _leave(self) -> None:

@@ -1,6 +1,7 @@
 """The two bulk endpoints: a request's bytes to a batch, the batch's verdict to an answer."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import datetime
 from http import HTTPStatus
@@ -11,16 +12,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ingest import errors
+from ingest import errors, metrics
 from ingest.events import Stream, Window
 from ingest.flow import api_keys
 from ingest.flow.intake import Intake
 from ingest.verdict import Verdict
-from ingest.web import body, headers, problems
+from ingest.web import body, headers, problems, request_log
 from ingest.web.access import Access
 from ingest.web.body import BodyLimits
 from ingest.web.decode import prepare
 from ingest.web.decoding import Decoding
+from ingest.web.request_log import Entry
+
+BATCH_REJECTED = "batch_rejected"
+"""The code of an answer of 422."""
 
 
 class BatchLimits(Struct, frozen=True):
@@ -53,16 +58,20 @@ class BulkEndpoint:
         self._decoding = decoding
         self._limits = limits
         self._now = now
+        self._counts = _Counts(stream)
         prepare(stream, limits.items_max)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        entry = request_log.entry_of(request)
         try:
-            answer = await self._answer(request)
+            answer = await self._answer(request, entry)
         except errors.IngestError as error:
             refusal = problems.problem_of(error)
+            entry.code = error.code
         except asyncio.CancelledError:  # SHUTDOWN_SECONDS are over, and the server waits no longer
             away = errors.Draining("The service stops. Send this batch again: whatever became of it, it is stored once.")
+            entry.code = away.code
             await problems.problem_of(away)(scope, receive, send)
             return
         else:
@@ -71,13 +80,21 @@ class BulkEndpoint:
         # Not where the error is still at hand, and with it the frames that it came from, and the body in them.
         await _refuse(request, refusal, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, entry: Entry) -> Response:
         key = await self._access.check(request, api_keys.Scope.INGEST)
+        entry.key = key.name if key else None
         teams = key.teams if key else None
         media = headers.media_of(request)
         strict = headers.is_strict(request)
         with self._intake.admit() as reservation:
-            inflated = await body.read(request, self._limits.body, reservation)
+            begun = time.perf_counter()
+            try:
+                inflated = await body.read(request, self._limits.body, reservation)
+            finally:
+                entry.compressed_bytes = body.received_bytes(request)
+                self._counts.compressed_bytes.inc(entry.compressed_bytes)
+            entry.decompressed_bytes = len(inflated)
+            received = time.perf_counter()
             await self._access.confirm(key)
             window = Window.around(
                 self._now(),
@@ -87,7 +104,47 @@ class BulkEndpoint:
             )
             batch = await self._decoding.read(self._stream, inflated, media, window, strict=strict, teams=teams)
             del inflated  # the rows are all that is kept while the batch waits
-            return answer_to(await self._intake.take(batch, teams), strict=strict)
+            decoded = time.perf_counter()
+            verdict = await self._intake.take(batch, teams)
+            entry.receive_ms, entry.decode_ms, entry.store_ms = (
+                round(seconds * 1000, 1) for seconds in (received - begun, decoded - received, time.perf_counter() - decoded)
+            )
+            self._counts.count(entry, verdict)
+            self._counts.receive_seconds.observe(received - begun)
+            self._counts.decode_seconds.observe(decoded - received)
+            answer = answer_to(verdict, strict=strict)
+            entry.code = BATCH_REJECTED if verdict.all_rejected else None
+            return answer
+
+
+class _Counts:
+    """The metrics of one stream's batches, at hand."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.compressed_bytes = metrics.COMPRESSED_BYTES.labels(stream.name)
+        self.receive_seconds = metrics.STAGE_DURATION.labels(stream.name, "receive")
+        self.decode_seconds = metrics.STAGE_DURATION.labels(stream.name, "decode")
+        self._decompressed_bytes = metrics.DECOMPRESSED_BYTES.labels(stream.name)
+        self._batch_events = metrics.BATCH_EVENTS.labels(stream.name)
+        self._sanitized = metrics.SANITIZED_EVENTS.labels(stream.name)
+        self._accepted, self._duplicates, self._conflicts, self._rejected = (
+            metrics.EVENTS.labels(stream.name, verdict) for verdict in ("accepted", "duplicate", "conflict", "rejected")
+        )
+
+    def count(self, entry: Entry, verdict: Verdict) -> None:
+        """Counts a batch that was processed, and has the log tell of it."""
+        entry.verdict = verdict
+        self._decompressed_bytes.inc(entry.decompressed_bytes or 0)
+        self._batch_events.observe(verdict.received)
+        for counter, events in (
+            (self._accepted, verdict.accepted),
+            (self._duplicates, verdict.duplicates),
+            (self._conflicts, verdict.conflicts),
+            (self._rejected, verdict.rejected),
+            (self._sanitized, verdict.sanitized),
+        ):
+            if events:
+                counter.inc(events)
 
 
 def answer_to(verdict: Verdict, *, strict: bool) -> Response:
@@ -104,7 +161,7 @@ def answer_to(verdict: Verdict, *, strict: bool) -> Response:
         return Response(msgspec.json.encode(verdict), HTTPStatus.OK.value, counts, "application/json")
     return problems.problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
-        "batch_rejected",
+        BATCH_REJECTED,
         "An item was rejected and the request asked for all or nothing; nothing is stored."
         if strict
         else "Every item was rejected; nothing is stored.",

@@ -1,15 +1,7 @@
-"""An id for every request, in every answer; and the last resort for an error that nobody foresaw."""
+"""An id for every request, in every answer and every line of the log."""
 
-import logging
 import re
 import secrets
-
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from ingest.web import problems
-
-logger = logging.getLogger(__name__)
 
 HEADER = "X-Request-ID"
 
@@ -17,31 +9,6 @@ HEADER = "X-Request-ID"
 _SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
-class RequestIds:
-    """ASGI middleware: answers carry X-Request-ID, the client's if it sent a sane one."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        sent = Headers(scope=scope).get(HEADER, "")
-        request_id = sent if _SANE.fullmatch(sent) else secrets.token_hex(16)
-        started = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                MutableHeaders(scope=message)[HEADER] = request_id
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception:
-            logger.exception("Request %s %r failed (%s)", scope["method"], scope["path"], request_id)
-            if started:
-                raise
-            await problems.internal_error()(scope, receive, send_with_id)
+def of(sent: str | None) -> str:
+    """The client's id if it sent a sane one, else a new one."""
+    return sent if sent is not None and _SANE.fullmatch(sent) else secrets.token_hex(16)

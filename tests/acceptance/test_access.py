@@ -56,7 +56,9 @@ def test_without_keys_it_does_not_start_where_others_reach_it(writer_url: Databa
 
         assert done.returncode == 1
         [line] = [line for line in done.stderr.splitlines() if line.startswith("ingest: ")]
-        assert line.startswith("ingest: An API key is required, and there is none. Make one: `ingest keys create --name …`.")
+        assert line.startswith(
+            "ingest: An API key is required, and there is none that may send. Make one: `ingest keys create"
+        )
 
 
 def test_it_starts_without_keys_if_that_is_said(writer_url: DatabaseUrl) -> None:
@@ -76,7 +78,7 @@ def test_where_there_are_keys_and_none_is_required_it_says_so(owner_url: Databas
     make(owner_url, "chat")
     with started({"DB_URL": writer_url.reveal()}) as service:
         assert service.verdict([wire_event()])["accepted"] == 1
-        assert "WARNING There are API keys, and none is asked for" in service.log.read_text()
+        assert '"message":"There are API keys, and none is asked for' in service.log.read_text()
         assert "API keys    not required" in service.log.read_text()
 
 

@@ -87,7 +87,7 @@ def test_of_many_workers_one_maintains(service: RunningService) -> None:
     # As the writer it may not, and on TimescaleDB Community it need not, and says so.
     _await(lambda: "No maintenance by this process" in service.log.read_text())
 
-    assert re.findall("(worker .): No maintenance", service.log.read_text()) == ["worker 1"]
+    assert re.findall('"(worker .)","message":"No maintenance', service.log.read_text()) == ["worker 1"]
 
 
 @servers.ON_ONE

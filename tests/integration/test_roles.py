@@ -16,6 +16,7 @@ from ingest.store import files, migrate, policies, status
 from ingest.store.api_keys import StoredKeys
 from ingest.store.database import Database
 from ingest.store.event_teams import EventTeams
+from ingest.store.figures import Figures
 from ingest.store.writer import BatchWriter
 from ingest.verdict import Outcome
 from tests import rollups, servers
@@ -49,8 +50,13 @@ WRITER = {
 }
 WRITER_BY_EDITION = {
     "timescaledb": set[str](),
-    "timescaledb-apache": {"INSERT on usage_changes"},
-    "postgresql": {"INSERT on usage_changes", "SELECT on partitions", "EXECUTE on ensure_partition"},
+    "timescaledb-apache": {"INSERT on usage_changes", "SELECT on maintenance_jobs"},
+    "postgresql": {
+        "INSERT on usage_changes",
+        "SELECT on maintenance_jobs",
+        "SELECT on partitions",
+        "EXECUTE on ensure_partition",
+    },
 }
 READER = {
     "USAGE on analytics",
@@ -120,8 +126,8 @@ def granted(right: str) -> str:
 
 
 def use(url: DatabaseUrl, now: datetime) -> None:
-    """What the service does with its database: events and archives, new ones and again; keys, and whose an event is. Raises
-    what is in the way."""
+    """What the service does with its database: events and archives, new ones and again; keys, whose an event is, and the
+    metrics. Raises what is in the way."""
     asyncio.run(_use(url, now))
 
 
@@ -140,6 +146,7 @@ async def _use(url: DatabaseUrl, now: datetime) -> None:
         assert await StoredKeys(database).find(["unknown"]) == {}
         event_ids = [item.event_id.bytes for item in events]
         assert await EventTeams(database).teams_of(event_ids) == dict.fromkeys(event_ids, "search")
+        assert {ledger.stream for ledger in (await Figures(database).ask()).ledgers} == {"usage_events", "message_archives"}
     finally:
         await database.close()
 

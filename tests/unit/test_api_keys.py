@@ -248,3 +248,25 @@ async def test_only_a_right_key_uses_up_its_rate(ring: KeyRing, source: Source) 
         await ring.check(text, Scope.INGEST)
 
     assert exceeded.value.wait_seconds == pytest.approx(60)
+
+
+async def test_while_the_database_is_away_a_key_that_is_known_reads_for_an_hour(
+    ring: KeyRing, source: Source, clock: Clock
+) -> None:
+    known, other = source.add(api_keys.make(), scope=Scope.READ), source.add(api_keys.make(), scope=Scope.READ)
+    sender = source.add(api_keys.make())
+    await ring.check(known, Scope.READ)
+    await ring.check(sender, Scope.INGEST)
+    source.problem = errors.DatabaseAway("away")
+
+    clock.seconds = api_keys.CACHE_SECONDS + 1
+    assert (await ring.check(known, Scope.READ)).key_id in known
+    for text, scope in ((other, Scope.READ), (sender, Scope.INGEST)):
+        with pytest.raises(errors.DatabaseAway):
+            await ring.check(text, scope)
+    with pytest.raises(errors.KeyRefused):
+        await ring.check(known[:-1] + ("A" if known[-1] != "A" else "B"), Scope.READ)
+
+    clock.seconds = api_keys.CACHE_SECONDS + api_keys.OUTAGE_SECONDS_MAX + 1
+    with pytest.raises(errors.DatabaseAway):
+        await ring.check(known, Scope.READ)

@@ -38,7 +38,7 @@ from ingest.web.decode import Media, decode
 from ingest.web.decoding import Decoding
 from ingest.web.health import Health
 from ingest.web.ingestion import BatchLimits, BulkEndpoint
-from ingest.web.request_ids import RequestIds
+from ingest.web.request_log import RequestLog
 from tests.samples import wire_archive, wire_event
 
 NOW = datetime.now(UTC)
@@ -151,7 +151,7 @@ async def _client(database: Database, access: Access, monkeypatch: pytest.Monkey
             Route("/readyz", health.readyz),
             *docs.routes(LIMITS, PATHS, lambda: NOW, is_restricted=access.is_restricted),
         ],
-        middleware=[Middleware(RequestIds)],
+        middleware=[Middleware(RequestLog)],
     )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
         yield client
@@ -188,7 +188,7 @@ def test_it_is_valid_openapi_3_1() -> None:
 
 def test_it_names_what_clients_look_for() -> None:
     assert {"UsageEvent", "MessageArchive", "Verdict", "Rejection", "Problem"} <= DOCUMENT["components"]["schemas"].keys()
-    assert DOCUMENT["paths"].keys() == {*PATHS.values(), "/", "/healthz", "/livez", "/readyz"}
+    assert DOCUMENT["paths"].keys() == {*PATHS.values(), "/", "/healthz", "/livez", "/readyz", "/metrics"}
 
 
 def test_every_reference_resolves() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ingest.web.request_ids import RequestIds
+from ingest.web.request_log import RequestLog
 
 
 async def answering(scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +39,7 @@ async def ask(
         messages.append(message)
 
     fields = [] if request_id is None else [(b"x-request-id", request_id)]
-    await RequestIds(app)({"type": "http", "method": "GET", "path": path, "headers": fields}, never, send)
+    await RequestLog(app)({"type": "http", "method": "GET", "path": path, "headers": fields}, never, send)
     return messages
 
 
@@ -105,6 +105,6 @@ async def test_what_is_no_request_passes_through() -> None:
     async def send(message: Message) -> None:
         raise AssertionError("nothing is sent")
 
-    await RequestIds(app)({"type": "lifespan"}, never, send)
+    await RequestLog(app)({"type": "lifespan"}, never, send)
 
     assert seen == [({"type": "lifespan"}, never, send)]

@@ -4,13 +4,14 @@ import os
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
 
 from ingest import errors
 from ingest import settings as settings_module
@@ -78,7 +79,10 @@ NEIGHBOURS = {
 """What a variable needs beside it so that it may hold anything at all."""
 
 
-OTHERS = {"DB_URL", "INGEST_DATA_DIR", "AUTH_REQUIRED", "CORS_ALLOW_ORIGINS", "MAINTENANCE"}
+OTHERS = {
+    *("DB_URL", "DB_PASSWORD_FILE", "INGEST_DATA_DIR", "AUTH_REQUIRED", "CORS_ALLOW_ORIGINS", "MAINTENANCE"),
+    *("LOG_LEVEL", "LOG_FORMAT"),
+}
 
 
 def test_the_tables_here_have_every_variable() -> None:
@@ -95,13 +99,20 @@ def test_nothing_needs_to_be_set() -> None:
     assert settings.data_dir is None
 
 
-@pytest.mark.parametrize("choice", ["on", "off"])
+@pytest.mark.parametrize("choice", ["on", "off", "ON", "Off"])
 def test_maintenance_is_on_or_off(choice: str) -> None:
     assert load().maintenance == "on"
-    assert load(MAINTENANCE=choice).maintenance == choice
+    assert load(MAINTENANCE=choice).maintenance == choice.lower()
 
 
-@pytest.mark.parametrize("choice", ["ON", "true", "1", "no"])
+def test_the_log_has_a_level_and_a_form() -> None:
+    assert (load().log_level, load().log_format) == ("info", "auto")
+    assert load(LOG_LEVEL="WARNING", LOG_FORMAT="json") == Settings(log_level="warning", log_format="json")
+    with pytest.raises(errors.SettingInvalid, match=r"^LOG_LEVEL='loud' is not allowed: it must be debug or info or warning"):
+        load(LOG_LEVEL="loud")
+
+
+@pytest.mark.parametrize("choice", ["true", "1", "no"])
 def test_maintenance_is_nothing_else(choice: str) -> None:
     with pytest.raises(errors.SettingInvalid, match=f"^MAINTENANCE='{choice}' is not allowed: it must be on or off\\.$"):
         load(MAINTENANCE=choice)
@@ -186,7 +197,9 @@ def test_a_fraction_is_no_whole_number(number: Number) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t", "\n"])
-@pytest.mark.parametrize("variable", [*(number.variable for number in NUMBERS), *sorted(OTHERS - {"MAINTENANCE"})])
+@pytest.mark.parametrize(
+    "variable", [*(number.variable for number in NUMBERS), *sorted(OTHERS - {"MAINTENANCE", "LOG_LEVEL", "LOG_FORMAT"})]
+)
 def test_a_variable_that_is_set_to_nothing_counts_as_not_set(variable: str, text: str) -> None:
     assert load(NOWHERE, **{variable: text}) == Settings()
 
@@ -449,3 +462,93 @@ def test_the_url_s_own_error_has_nothing_of_the_value(text: str) -> None:
         DatabaseUrl(text)
 
     assert leaked(str(caught.value)) == []
+
+
+# --- DB_PASSWORD_FILE -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> Path:
+    return tmp_path / "db_password"
+
+
+@pytest.mark.parametrize(
+    ("content", "password"),
+    [
+        ("secret", "secret"),
+        ("secret\n", "secret"),
+        ("secret\r\n", "secret"),
+        (" a b \n", " a b "),
+        ("p@s/s:w#o?r&d%+=\n", "p@s/s:w#o?r&d%+="),
+        ("p\u00e4ss\U0001f600\n", "p\u00e4ss\U0001f600"),
+        ("x" * settings_module.PASSWORD_BYTES_MAX, "x" * settings_module.PASSWORD_BYTES_MAX),
+    ],
+)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ada@db:5432/analytics",
+        "postgresql://ada@db/analytics?sslmode=require",
+        "postgresql:///analytics?host=/run/postgresql",
+        "postgresql://",
+        "postgresql://db/analytics?",
+    ],
+)
+def test_a_password_comes_from_a_file_and_reaches_both_drivers(
+    password_file: Path, url: str, content: str, password: str
+) -> None:
+    password_file.write_bytes(content.encode())
+
+    settings = load(DB_URL=url, DB_PASSWORD_FILE=str(password_file))
+
+    assert settings.db_url is not None
+    assert conninfo_to_dict(settings.db_url.reveal())["password"] == password
+    assert parse_qs(urlsplit(settings.db_url.reveal()).query)["password"] == [password]  # which is how asyncpg reads it
+    assert password not in f"{settings!r} {settings.db_url}"
+
+
+def password_refusal(path: Path, url: str = "postgresql://ada@db/x") -> str:
+    head = f"DB_PASSWORD_FILE={str(path)!r} is not allowed: "
+    message = refusal(DB_URL=url, DB_PASSWORD_FILE=str(path))
+    assert message.startswith(head)
+    return message.removeprefix(head)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty."),
+        (b"\n", "the file is empty."),
+        (b"QZXQ\nZQKV\n", "the file has more than one line, or a NUL; it must hold the password and nothing else."),
+        (b"QZXQ\0", "the file has more than one line, or a NUL; it must hold the password and nothing else."),
+        (b"QZXQ\xff", "the file is not UTF-8 text."),
+        (b"QZXQ" * 1025, "the file holds more than 4096 bytes, which is no password."),
+    ],
+)
+def test_a_file_that_holds_no_password_is_refused_and_not_quoted(password_file: Path, content: bytes, reason: str) -> None:
+    password_file.write_bytes(content)
+
+    assert password_refusal(password_file) == reason
+
+
+def test_a_password_file_that_can_not_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+    advice = "the user that runs this must be allowed to read it."
+
+    assert password_refusal(tmp_path / "none") == f"the file can't be read (No such file or directory); {advice}"
+    assert password_refusal(tmp_path) == f"the file can't be read (Is a directory); {advice}"
+    assert password_refusal(Path("a\0b")) == f"the file can't be read (no such path); {advice}"
+
+
+@pytest.mark.parametrize("url", ["postgresql://ada:QZXQ@db/x", "postgresql://ada@db/x?password=QZXQ"])
+def test_there_is_one_password(password_file: Path, url: str) -> None:
+    password_file.write_text("ZQKV")
+
+    assert password_refusal(password_file, url) == "DB_URL has a password, too; remove one of them."
+
+
+def test_a_password_needs_a_url_that_it_is_for(password_file: Path) -> None:
+    password_file.write_text("QZXQ")
+
+    message = refusal(DB_PASSWORD_FILE=str(password_file))
+
+    assert message.endswith(" is not allowed: it is the password for DB_URL, which is not set.")
