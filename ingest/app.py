@@ -66,7 +66,7 @@ class Service:
             large_bytes_max=max(settings.inflight_bytes_max * 7 // 8, settings.body_bytes_max),
         )
         self._settings = settings
-        self._maintenance = Maintenance(url) if settings.maintenance == "on" else None
+        self._maintenance = Maintenance(url, beside=True) if settings.maintenance == "on" else None
         writer = BatchWriter(self.database, chunk_interval=timedelta(hours=settings.chunk_interval_hours))
         self._store = GroupCommit(
             writer,

@@ -147,17 +147,22 @@ def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -
 
     A variable that is set to nothing counts as not set. What the file of DB_PASSWORD_FILE holds stands in `db_url` then.
 
-    Raises errors.SettingInvalid for the first bad value: one line that names the variable, what it holds and what is
-    allowed.
+    Raises errors.SettingInvalid: one line that names every variable with a bad value, what it holds and what is allowed.
     """
     environ = os.environ if environ is None else environ
     from_file = _read_file(Path(".env") if dotenv is None else dotenv)
     values: dict[str, Any] = {}
+    problems = []
     for info in msgspec.structs.fields(Settings):
         name = info.encode_name
         text = environ.get(name, "").strip() or (from_file.get(name) or "").strip()
         if text:
-            values[info.name] = _read(name, text, info.type)
+            try:
+                values[info.name] = _read(name, text, info.type)
+            except errors.SettingInvalid as problem:
+                problems.append(str(problem))
+    if problems:
+        raise errors.SettingInvalid(" ".join(problems))
     settings = Settings(**values)
     if settings.db_password_file is not None:
         db_url = _with_password_of(settings.db_url, Path(settings.db_password_file))
@@ -178,10 +183,8 @@ def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = None) -
 
 
 def _read_file(path: Path) -> Mapping[str, str | None]:
-    if not path.is_file():
-        return {}
     try:
-        return dotenv_values(path, interpolate=False)
+        return dotenv_values(path, interpolate=False) if path.is_file() else {}
     except (OSError, UnicodeDecodeError) as error:
         raise errors.SettingInvalid(
             f"{path} can't be read: {type(error).__name__}. It must be UTF-8 text that "

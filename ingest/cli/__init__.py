@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     policies.add_commands(commands)
     keys.add_commands(commands)
     send.add_commands(commands)
-    doctor.add_commands(commands)
+    doctor.add_commands(commands, _workers)
     maintain = commands.add_parser(
         "maintain", help="do what the policies say, where the database has no scheduler", description=_maintain.__doc__
     )

@@ -1,11 +1,12 @@
 """`ingest doctor`: looks at a whole installation and says what is wrong, why, and what to do. It changes nothing."""
 
 import argparse
+import contextlib
 import http.client
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,22 @@ from ingest import __version__, errors, settings
 from ingest.cli import descriptors
 from ingest.settings import Settings
 from ingest.store import checkup, embedded
-from ingest.store.checkup import Check, Verdict
+from ingest.store.checkup_server import Check, Verdict
 
 EXIT_PROBLEM = 1
 URL_TIMEOUT_SECONDS = 3
+ANSWER_BYTES_MAX = 65536
 FREE_BYTES_MIN = 1024**3
 
 
-def add_commands(commands: Any) -> None:
-    """Adds `doctor` to the command line."""
+def add_commands(commands: Any, workers: Callable[[str], int]) -> None:
+    """Adds `doctor` to the command line. workers: reads how many processes are to serve."""
     parser = commands.add_parser("doctor", help="check the whole installation, and say what to do", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--url", default="http://127.0.0.1:8000", help="where the service should answer (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that are to serve (default: 1)")
+    parser.add_argument("--workers", type=workers, default=1, metavar="N", help="processes that are to serve (default: 1)")
     parser.set_defaults(run_alone=doctor)
 
 
@@ -61,7 +63,7 @@ def _checks(options: argparse.Namespace) -> Iterator[Check]:
             yield from checkup.database_checks(chosen.db_url, chosen, workers=options.workers)
         else:
             yield from _embedded(chosen)
-    yield _service(options.url)
+    yield service_check(options.url)
 
 
 def _open_files(chosen: Settings) -> Check:
@@ -99,17 +101,17 @@ def _embedded(chosen: Settings) -> Iterator[Check]:
         )
 
 
-def _service(url: str) -> Check:
+def service_check(url: str) -> Check:
+    """Whether the service answers at `url`, and is ready."""
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     address = parts.netloc.rpartition("@")[2]
     try:
-        connection = kind(parts.hostname or "", parts.port, timeout=URL_TIMEOUT_SECONDS)
-        connection.request("GET", f"{parts.path.rstrip('/')}/readyz")
-        answer = connection.getresponse()
-        body = answer.read(65536)
-        connection.close()
+        with contextlib.closing(kind(parts.hostname or "", parts.port, timeout=URL_TIMEOUT_SECONDS)) as connection:
+            connection.request("GET", f"{parts.path.rstrip('/')}/readyz")
+            answer = connection.getresponse()
+            body = answer.read(ANSWER_BYTES_MAX)
     except (ConnectionRefusedError, TimeoutError) as error:
         return Check(
             Verdict.NOTE, "service", f"None answers at {address} ({type(error).__name__}): start it with `ingest serve`."

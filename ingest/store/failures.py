@@ -36,6 +36,10 @@ POOLED_STATES = frozenset({"42P05", "26000"})
 # A database that a DBA has closed, with ALTER DATABASE … ALLOW_CONNECTIONS false: for a while, then.
 _CLOSED = "not currently accepting connections"
 
+# What TimescaleDB says where its library is not in shared_preload_libraries, in one statement with an error and in another by
+# ending the session.
+_NOT_PRELOADED = "must be preloaded"
+
 # libpq's words for a login that was refused, which come without a SQLSTATE.
 REFUSED_SIGNS = (
     "password authentication failed",
@@ -91,6 +95,7 @@ ADVICE: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
         "It is a standby, or default_transaction_read_only is on: name the primary in DB_URL, or switch that off.",
     ),
     (("58P01",), ("could not access file",), "A library of the server is gone: install TimescaleDB for this server again."),
+    ((), (_NOT_PRELOADED,), "Add timescaledb to shared_preload_libraries in postgresql.conf, and restart the server."),
     (("57P03",), ("starting up", "recovery"), "It starts or recovers: wait for it."),
     (
         (),
@@ -173,7 +178,12 @@ def _translate(error: Exception, state: str | None, message: str) -> Exception:
         return errors.DatabaseRefused(f"The database refuses us: {first_line}. {_advice(state, first_line)}")
     if state in BUSY_STATES:
         return errors.DatabaseBusy(f"Another transaction of the database stands in the way: {first_line}.")
-    if state[:2] in AWAY_CLASSES or state in AWAY_STATES or (state == "55000" and _CLOSED in message):
+    if (
+        state[:2] in AWAY_CLASSES
+        or state in AWAY_STATES
+        or (state == "55000" and _CLOSED in message)
+        or _NOT_PRELOADED in message
+    ):
         return errors.DatabaseAway(f"The database is not available: {first_line}. {_advice(state, first_line)}")
     return error
 
@@ -182,8 +192,8 @@ def _unreachable(error: BaseException) -> errors.IngestError:
     words = str(error).strip().partition("\n")[0] or type(error).__name__
     if "unsupported startup parameter" in words:
         return errors.PoolerUnsupported(
-            f"The connection pooler in front of the database refuses us: {words}. Connect to PostgreSQL itself, or have the "
-            "pooler let that parameter pass (PgBouncer: ignore_startup_parameters)."
+            f"The connection pooler in front of the database refuses us: {words}. Connect to PostgreSQL itself, or set "
+            "the pooler to session mode and have it let that parameter pass (PgBouncer: ignore_startup_parameters)."
         )
     # libpq reports a refused login without a SQLSTATE.
     if any(sign in words for sign in REFUSED_SIGNS):

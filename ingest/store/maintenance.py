@@ -40,10 +40,14 @@ class JobRun(Struct, frozen=True):
 
 
 class Maintenance:
-    """Maintains one database."""
+    """Maintains one database.
 
-    def __init__(self, url: DatabaseUrl) -> None:
+    beside: whether a service runs in this process, which itself says that the database is away.
+    """
+
+    def __init__(self, url: DatabaseUrl, *, beside: bool = False) -> None:
         self._url = url
+        self._level_of_problems = logging.DEBUG if beside else logging.WARNING
         self._problem: str | None = None
 
     async def run(self) -> None:
@@ -63,7 +67,7 @@ class Maintenance:
                 raise
             except errors.IngestError as problem:
                 if str(problem) != self._problem:
-                    logger.warning("Maintenance waits: %s", problem)
+                    logger.log(self._level_of_problems, "Maintenance waits: %s", problem)
                 self._problem = str(problem)
             except Exception:
                 logger.exception("Maintenance failed")

@@ -115,7 +115,7 @@ def plan(url: DatabaseUrl, settings: Mapping[str, int]) -> Plan:
     """
     with connected(url) as connection, connection.transaction():
         connection.execute("SET TRANSACTION READ ONLY")
-        return _plan(connection, settings)
+        return plan_of(connection, settings)
 
 
 def apply(
@@ -145,7 +145,7 @@ def apply(
             ) from error
         _become_owner(connection)
         with connection.transaction():
-            planned = _plan(connection, settings)
+            planned = plan_of(connection, settings)
         pending = {policy.policy for policy in planned.pending}
         to_run = [file for file in newest_files(planned.edition) if file.policy in pending]
         if not to_run:
@@ -172,7 +172,8 @@ def apply(
         return planned
 
 
-def _plan(connection: Connection, settings: Mapping[str, int]) -> Plan:
+def plan_of(connection: Connection, settings: Mapping[str, int]) -> Plan:
+    """As `plan`, on a connection that there is."""
     edition = edition_of(connection)
     wanted = newest_files(edition)
     rows = connection.execute(

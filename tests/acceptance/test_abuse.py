@@ -201,7 +201,9 @@ def test_who_asks_for_what_needs_no_key_holds_up_nobody(writer_url: DatabaseUrl,
                 answers, _ = rawhttp.read_all(attacker, answers_max=requests)
                 assert [answer.status for answer in answers] == [200] * requests
     report(f"before: {before}; beside {clients * requests} requests for the document: {during}")
-    assert_served(during)
+    # However few: where they are answered fast, it is over soon.
+    assert set(during.statuses) == {200}
+    assert during.p99_ms() < P99_MS_MAX
 
 
 # --- many connections -------------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ import pytest
 
 from ingest import errors
 from ingest.events import USAGE_EVENTS
-from ingest.settings import DatabaseUrl
+from ingest.settings import DatabaseUrl, Settings
+from ingest.store import checkup
+from ingest.store.checkup_server import Verdict
 from ingest.store.database import Database, for_asyncpg, prepare
 from ingest.store.writer import BatchWriter
 from tests import servers
@@ -37,7 +39,7 @@ UNPRIVILEGED = "nobody" if os.geteuid() == 0 else None
 
 
 @contextmanager
-def pgbouncer(database: DatabaseUrl, pool_mode: str, folder: Path) -> Iterator[DatabaseUrl]:
+def pgbouncer(database: DatabaseUrl, pool_mode: str, folder: Path, *settings: str) -> Iterator[DatabaseUrl]:
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
@@ -57,6 +59,7 @@ unix_socket_dir =
 auth_type = any
 pool_mode = {pool_mode}
 """
+            + "\n".join(settings)
         )
         url = DatabaseUrl(f"postgresql://{target.user}@127.0.0.1:{port}/pooled")
     process = subprocess.Popen([program, "-q", config], user=UNPRIVILEGED, cwd="/")
@@ -80,6 +83,21 @@ async def test_transaction_mode_is_refused_at_the_start(writer_url: DatabaseUrl,
         database = Database(url, connections_max=4, timeout_seconds=10, queue_timeout_seconds=5)
         with pytest.raises(errors.PoolerUnsupported, match="session mode"):
             await database.open()
+
+
+@pytest.mark.parametrize(("pool_mode", "verdict"), [("transaction", Verdict.PROBLEM), ("session", Verdict.OK)])
+def test_the_doctor_knows_the_mode(writer_url: DatabaseUrl, shared_folder: Path, pool_mode: str, verdict: Verdict) -> None:
+    with pgbouncer(writer_url, pool_mode, shared_folder, "ignore_startup_parameters = options") as url:
+        found = {check.name: check.verdict for check in checkup.database_checks(url, Settings(), workers=1)}
+    assert found["pooler"] is verdict
+    assert found["schema"] is Verdict.OK
+
+
+def test_the_doctor_says_what_a_pooler_does_not_let_pass(writer_url: DatabaseUrl, shared_folder: Path) -> None:
+    with pgbouncer(writer_url, "session", shared_folder) as url:
+        [check] = checkup.database_checks(url, Settings(), workers=1)
+    assert (check.name, check.verdict) == ("database", Verdict.PROBLEM)
+    assert "ignore_startup_parameters" in check.words
 
 
 async def test_session_mode_works(writer_url: DatabaseUrl, shared_folder: Path) -> None:

@@ -329,6 +329,23 @@ def test_a_file_that_can_not_be_read_is_refused_in_one_line(dotenv: Path) -> Non
         load(dotenv)
 
 
+def test_a_file_that_may_not_even_be_looked_at_is_refused_in_one_line(dotenv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> bool:  # as in a folder that is closed to this user; root may enter any
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+
+    with pytest.raises(errors.SettingInvalid, match=r"\.env can't be read: PermissionError"):
+        load(dotenv)
+
+
+def test_every_bad_value_is_named() -> None:
+    assert refusal(DB_POOL_SIZE="0", LOG_LEVEL="loud") == (
+        "DB_POOL_SIZE='0' is not allowed: it must be a whole number from 1 to 500. "
+        "LOG_LEVEL='loud' is not allowed: it must be debug or info or warning or error."
+    )
+
+
 # --- DB_URL -----------------------------------------------------------------------------------------------------------
 
 
