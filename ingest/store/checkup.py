@@ -19,7 +19,8 @@ OVERDUE = timedelta(hours=1)
 
 
 def database_checks(url: DatabaseUrl, chosen: Settings, *, workers: int) -> Iterator[Check]:
-    """Asks the database everything, in one read-only transaction. A problem that stops the rest is the last check.
+    """Asks the database everything, in a read-only transaction, and writes a little in one that it rolls back. A problem that
+    stops the rest is the last check.
 
     workers: processes that serve, each with DB_POOL_SIZE connections.
     """
@@ -41,6 +42,8 @@ def database_checks(url: DatabaseUrl, chosen: Settings, *, workers: int) -> Iter
                 yield from server_checks(server, chosen, workers=workers, now=datetime.now(UTC))
                 if server["extension_version"] is None or server["preloads"]:
                     yield from _schema_checks(connection, server, chosen)
+            if not (server["is_standby"] or server["is_read_only"]):
+                yield _disk(connection)
     except errors.IngestError as error:
         yield Check(Verdict.PROBLEM, "database", str(error))
     except psycopg.Error as error:
@@ -67,6 +70,19 @@ def _pooler(url: DatabaseUrl, connection: policies.Connection, mine: int) -> Che
             "PostgreSQL itself, or set the pooler to session mode.",
         )
     return Check(Verdict.OK, "pooler", "None, or one that leaves us our sessions.")
+
+
+def _disk(connection: policies.Connection) -> Check:
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(files.sql("doctor/write").encode())
+    except psycopg.errors.DiskFull as error:
+        return Check(
+            Verdict.PROBLEM, "disk", f"{libpq.one_line(error)} Nothing can be stored: free disk space at the database server."
+        )
+    except psycopg.errors.InsufficientPrivilege:
+        return Check(Verdict.NOTE, "disk", "This user may make no temporary table, so it was not tried whether it has room.")
+    return Check(Verdict.OK, "disk", "The server has room for at least 1 MiB.")
 
 
 def _schema_checks(connection: policies.Connection, server: dict[str, Any], chosen: Settings) -> Iterator[Check]:

@@ -45,7 +45,7 @@ class Health:
         try:
             await self._access.check(request, Scope.READ)
         except errors.IngestError as error:
-            request_log.entry_of(request).code = error.code
+            request_log.entry_of(request).note(error)
             return problems.problem_of(error)
         return _json(
             HTTPStatus.OK,

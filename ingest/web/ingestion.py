@@ -68,7 +68,7 @@ class BulkEndpoint:
             answer = await self._answer(request, entry)
         except errors.IngestError as error:
             refusal = problems.problem_of(error)
-            entry.code = error.code
+            entry.note(error)
         except asyncio.CancelledError:  # SHUTDOWN_SECONDS are over, and the server waits no longer
             away = errors.Draining("The service stops. Send this batch again: whatever became of it, it is stored once.")
             entry.code = away.code

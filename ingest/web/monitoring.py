@@ -40,7 +40,7 @@ class Monitoring:
         try:
             await self._access.check(request, Scope.READ)
         except errors.IngestError as error:
-            request_log.entry_of(request).code = error.code
+            request_log.entry_of(request).note(error)
             return problems.problem_of(error)
         accept = request.headers.get("accept", "")
         media_type = metrics.media_type(accept)

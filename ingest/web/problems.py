@@ -70,6 +70,11 @@ def problem(status: HTTPStatus, code: str, detail: str, *, headers: dict[str, st
     return Response(msgspec.json.encode(members), status.value, headers, MEDIA_TYPE)
 
 
+def is_kept_back(error: errors.IngestError) -> bool:
+    """Whether the answer says less than the error does, which then belongs into the log."""
+    return isinstance(error, tuple(_DETAILS_KEPT_BACK))
+
+
 def problem_of(error: errors.IngestError) -> Response:
     """The answer to a request that failed with this error."""
     kept_back = next((_DETAILS_KEPT_BACK[kind] for kind in type(error).__mro__ if kind in _DETAILS_KEPT_BACK), None)

@@ -32,6 +32,8 @@ class Entry(Struct):
 
     code: str | None = None
     """Of the error that was the answer (ingest.errors)."""
+    reason: str | None = None
+    """Of the same error, where the answer keeps it back: hosts and users of the installation are the operator's to know."""
     key: str | None = None
     """The name of the API key."""
     compressed_bytes: int | None = None
@@ -40,6 +42,11 @@ class Entry(Struct):
     receive_ms: float | None = None
     decode_ms: float | None = None
     store_ms: float | None = None
+
+    def note(self, error: errors.IngestError) -> None:
+        """Remembers the error that is the answer."""
+        self.code = error.code
+        self.reason = str(error) if problems.is_kept_back(error) else None
 
 
 def entry_of(request: Request) -> Entry:
@@ -90,7 +97,7 @@ class RequestLog:
             endpoint = path if path in self._paths else "other"
             self._durations[endpoint].observe(seconds)
             _count(endpoint, status or 0, entry.code)
-            level = logging.DEBUG if path in QUIET_PATHS and status == HTTPStatus.OK else logging.INFO
+            level = _level(path, status or 0)
             if logger.isEnabledFor(level):
                 client = scope.get("client")
                 fields: dict[str, Any] = {
@@ -100,6 +107,7 @@ class RequestLog:
                     "client": client[0] if client else None,
                     "traceparent": _traceparent_of(headers),
                     "key": entry.key,
+                    "reason": entry.reason,
                 }
                 if entry.verdict is not None:
                     _tell(fields, entry.verdict)
@@ -110,6 +118,12 @@ class RequestLog:
                 fields["store_ms"] = entry.store_ms
                 fields["ms"] = round(seconds * 1000, 1)
                 _log(level, f"{scope['method']} {path[:PATH_CHARACTERS_MAX]!r}", status or 0, entry.code, fields)
+
+
+def _level(path: str, status: int) -> int:
+    if path in QUIET_PATHS:
+        return logging.DEBUG if status == HTTPStatus.OK else logging.INFO
+    return logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
 
 
 def note_unread(status: HTTPStatus, error: errors.IngestError, request_id: str, client: str | None) -> None:

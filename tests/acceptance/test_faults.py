@@ -97,6 +97,7 @@ def test_nothing_is_lost_where_the_disk_is_full(name: str, tmp_path: Path, figur
         play(cluster, parts, DISK_FULL, figures, is_long=is_long)
 
         assert re.search("No space left on device|could not extend file", cluster.log())
+        assert "Free disk space" in (tmp_path / "service.log").read_text()
 
 
 def test_nothing_is_lost_where_the_clock_goes_back(cluster: Cluster, tmp_path: Path, figures: Figures, is_long: bool) -> None:

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ingest import metrics
+from ingest import errors, metrics
 from ingest.verdict import Verdict
-from ingest.web import request_log
+from ingest.web import problems, request_log
 from ingest.web.request_log import RequestLog
 
 VERDICT = Verdict(
@@ -33,6 +33,12 @@ async def refused(request: Request) -> Response:
     return Response("{}", 503)
 
 
+async def away(request: Request) -> Response:
+    error = errors.DatabaseAway("The database does not answer: db.internal is gone.")
+    request_log.entry_of(request).note(error)
+    return problems.problem_of(error)
+
+
 async def alive(_request: Request) -> Response:
     return Response("{}")
 
@@ -41,7 +47,13 @@ async def broken(_request: Request) -> Response:
     raise RuntimeError("a mistake")
 
 
-ROUTES = [Route("/batch", batch), Route("/refused", refused), Route("/livez", alive), Route("/broken", broken)]
+ROUTES = [
+    Route("/batch", batch),
+    Route("/refused", refused),
+    Route("/away", away),
+    Route("/livez", alive),
+    Route("/broken", broken),
+]
 
 
 @pytest.fixture
@@ -107,6 +119,17 @@ async def test_refusals_are_told_to_be_alike(client: httpx.AsyncClient, caplog: 
     assert fields(caplog.records[0])["code"] == "queue_full"
 
 
+async def test_what_an_answer_keeps_back_is_for_the_operator(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ingest"):
+        answer = await client.get("/away")
+
+    [record] = caplog.records
+    assert (record.levelname, fields(record)["reason"]) == ("WARNING", "The database does not answer: db.internal is gone.")
+    assert "db.internal" not in answer.text
+
+
 async def test_health_checks_that_go_well_are_not_worth_a_line(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,5 +155,5 @@ async def test_a_mistake_of_ours_is_counted_as_such(client: httpx.AsyncClient, c
         answer = await client.get("/broken")
 
     assert answer.status_code == 500
-    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     assert fields(caplog.records[1])["code"] == "internal_error"
