@@ -1,5 +1,5 @@
-"""Every status that /openapi.json documents is provoked from a service that runs, with each of its codes that a client can
-provoke; and each answer has the headers, the media type and the schema that stand there."""
+"""Every status that /openapi.json documents is provoked from a service that runs, with each of its headers, its media types
+and those of its codes that a client can provoke; and each answer is as it stands there. And the examples are sent."""
 
 import gzip
 import time
@@ -25,6 +25,19 @@ JSON = {"Content-Type": "application/json"}
 TRANSPORT_HEADERS = {"content-type", "content-length", "date", "connection", "cache-control"}
 """What HTTP itself brings."""
 PATHS = (REQUESTS, ARCHIVES)
+PROVOKED_ELSEWHERE = {
+    "internal_error": "a mistake of ours: tests/unit/test_openapi.py",
+    "database_busy": "tests/unit/test_openapi.py",
+    "database_refused": "tests/unit/test_openapi.py",
+    "decoder_unavailable": "tests/unit/test_openapi.py",
+    "pooler_unsupported": "tests/unit/test_openapi.py",
+    "not_ready": "tests/unit/test_openapi.py",
+    "queue_full": "tests/unit/test_openapi.py",
+    "draining": "tests/acceptance/test_lifecycle.py",
+    "head_timeout": "it takes long: tests/unit/test_http1.py",
+    "too_many_connections": "tests/acceptance/test_abuse.py",
+}
+"""Codes, and where."""
 
 
 class Document:
@@ -33,6 +46,8 @@ class Document:
     def __init__(self, content: dict[str, Any]) -> None:
         self.content = content
         self.seen: dict[str, set[str]] = {path: set() for path in content["paths"]}
+        self.parts_seen: set[str] = set()
+        """Headers, media types and codes, each with its path and status."""
 
     def operation(self, path: str) -> dict[str, Any]:
         [operation] = self.content["paths"][path].values()
@@ -46,6 +61,7 @@ class Document:
         names = {name.lower() for name in headers}
         known = {name.lower() for name in documented["headers"]}
         assert names - TRANSPORT_HEADERS <= known
+        self.parts_seen |= {f"{path} {status} {name}" for name in names}
         required = {
             name.lower()
             for name, header in documented["headers"].items()
@@ -54,6 +70,7 @@ class Document:
         assert required <= names
         media_type = headers["content-type"].partition(";")[0]
         schema = documented["content"][media_type]["schema"]
+        self.parts_seen.add(f"{path} {status} {media_type}")
         if media_type.endswith("json"):
             validator = OAS31Validator(
                 {**schema, "components": self.content["components"]}, format_checker=oas31_format_checker
@@ -62,7 +79,25 @@ class Document:
         if media_type == "application/problem+json":
             examples = documented["content"][media_type]["examples"]
             codes = {example["value"]["code"] for example in examples.values()}
-            assert msgspec.json.decode(body)["code"] in codes
+            code = msgspec.json.decode(body)["code"]
+            assert code in codes
+            self.parts_seen.add(f"{path} {status} {code}")
+
+    def parts(self) -> set[str]:
+        """Every header, media type and code that is documented, in the form of `parts_seen`."""
+        return {
+            f"{path} {status} {part}"
+            for path in self.content["paths"]
+            for status, response in self.operation(path)["responses"].items()
+            for part in (
+                *(name.lower() for name in response["headers"]),
+                *response["content"],
+                *(
+                    example["value"]["code"]
+                    for example in response["content"].get("application/problem+json", {}).get("examples", {}).values()
+                ),
+            )
+        }
 
 
 @pytest.fixture
@@ -135,6 +170,7 @@ def test_every_documented_answer_is_given_as_it_stands_there(
         request = f"POST {path} HTTP/1.1\r\nHost: x\r\n".encode()
         raw(path, b"POST " + path.encode() + b"?" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414)
         raw(path, request + b"x: " + b"y" * 17_000 + b"\r\n\r\n", 431)
+        raw(path, request + b"no colon\r\n\r\n", 400)
         raw(path, request + b"Transfer-Encoding: gzip\r\n\r\n", 501)
         raw(path, request.replace(b"1.1", b"2.0") + b"\r\n", 505)
     for path in PATHS:  # one request a minute, of both together
@@ -149,6 +185,7 @@ def test_every_documented_answer_is_given_as_it_stands_there(
     for path in ("/", "/metrics"):
         get(path, keys["reading"], 200)
         get(path, {}, 401)
+        get(path, {"X-API-Key": "unknown"}, 401)
         get(path, keys["rare"], 429)
     get("/metrics", {**keys["reading"], "Accept": "application/openmetrics-text"}, 200)
     for path in ("/healthz", "/livez", "/readyz"):
@@ -172,3 +209,26 @@ def test_every_documented_answer_is_given_as_it_stands_there(
         [documented] = operation.values()
         # A mistake of ours is what nobody can ask for; tests/unit/test_openapi.py makes one.
         assert documented["responses"].keys() - document.seen[path] <= {"500"}, path
+    never = {part for part in document.parts() - document.parts_seen if " 500 " not in part}
+    assert {part for part in never if part.split()[-1] not in PROVOKED_ELSEWHERE} == set()
+    # What can be provoked here should not stand there.
+    assert {part.split()[-1] for part in never} | {"internal_error"} == PROVOKED_ELSEWHERE.keys()
+
+
+def test_every_example_of_a_request_is_stored(service: RunningService, keys: dict[str, dict[str, str]]) -> None:
+    document = service.client.get("/openapi.json").json()
+    sent = 0
+    for path in PATHS:  # an archive's usage event comes before it
+        accepted = 0
+        for media_type, content in document["paths"][path]["post"]["requestBody"]["content"].items():
+            for example in content["examples"].values():
+                value = example["value"]
+                body = value.encode() if isinstance(value, str) else msgspec.json.encode(value)
+                answer = service.client.post(path, content=body, headers={"Content-Type": media_type, **keys["good"]})
+                verdict = answer.json()
+                assert (answer.status_code, verdict["errors"]) == (200, []), answer.text
+                assert verdict["accepted"] + verdict["duplicates"] == verdict["received"] > 0
+                accepted += verdict["accepted"]
+                sent += 1
+        assert accepted == 2  # they are the same two everywhere
+    assert sent == 8

@@ -398,7 +398,12 @@ async def test_every_outcome_is_documented(
     [
         (errors.Draining("The service is stopping."), 503),
         (errors.DatabaseAway("No route to host."), 503),
+        (errors.DatabaseBusy("A lock."), 503),
         (errors.DatabaseRefused("No such role."), 503),
+        (errors.PoolerUnsupported("PgBouncer."), 503),
+        (errors.NotReady("A migration is missing."), 503),
+        (errors.QueueFull("Too much waits."), 503),
+        (errors.DecoderGone("It was killed."), 503),
         (errors.BodyTimeout("Nothing more came."), 408),
         (ValueError("a mistake of ours"), 500),
     ],
