@@ -58,7 +58,9 @@ class Buffer:
         await self.flush()
 
     async def add(self, item: bytes) -> None:
-        """Takes the JSON text of one item; waits while too much is on its way."""
+        """Takes the JSON text of one item; waits while too much is on its way. Raises ValueError if it is blank."""
+        if not item.strip():
+            raise ValueError("An item is blank.")
         full = self._batcher.add(item)
         if full is not None:
             self._stop_timer()

@@ -322,6 +322,12 @@ async def test_a_buffer_sends_what_lingers_and_hands_back_what_failed() -> None:
     assert [count for count, _ in done] == [3, 1]
 
 
+async def test_a_buffer_takes_no_blank_item() -> None:
+    async with Buffer(Slow(), lambda _items, _said: None) as buffer:
+        with pytest.raises(ValueError, match="blank"):
+            await buffer.add(b" ")
+
+
 async def _add(buffer: Buffer, items: Sequence[bytes]) -> None:
     for item in items:
         await buffer.add(item)
