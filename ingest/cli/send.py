@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from ingest import errors
-from ingest.client import PATHS, Client, GivenUp, Limits, Outcome, Refused
+from ingest.client import PATHS, Client, Counts, GivenUp, Limits, Outcome, Refused
 from ingest.send import progress, run
-from ingest.send.journal import Counts, Journal
+from ingest.send.journal import Journal
 from ingest.send.progress import Meter
 from ingest.send.reader import Batch, Reader
 from ingest.send.source import STANDARD_INPUT, Source
@@ -40,41 +39,29 @@ _EPILOG = """exit status: 0 all is stored; 1 it can't be sent (the file, the API
 taken, but some items were rejected or conflict; 4 given up in the middle: run it again to go on; 130 interrupted: the same"""
 
 
-class FileSummary(Struct, kw_only=True):
+class FileSummary(Counts, kw_only=True):
     """What became of one input, over all runs that it took."""
 
     file: str
     state: str = "unsent"
     """finished, unfinished or unsent."""
-    received: int = 0
-    accepted: int = 0
-    duplicates: int = 0
-    conflicts: int = 0
-    rejected: int = 0
-    sanitized: int = 0
     resumed_items: int = 0
     """How many of them were acknowledged before this run."""
     rejected_file: str | None = None
 
 
-class Summary(Struct, kw_only=True):
+class Summary(Counts, kw_only=True):
     """What `--json` prints. The counts are those of all files, over all runs; requests, bytes and time are this run's."""
 
     outcome: str = "unfinished"
     exit_status: int = 0
-    received: int = 0
-    accepted: int = 0
-    duplicates: int = 0
-    conflicts: int = 0
-    rejected: int = 0
-    sanitized: int = 0
     resumed_items: int = 0
     requests: int = 0
     sent_bytes: int = 0
     seconds: float = 0.0
     events_per_second: float = 0.0
     error: str | None = None
-    files: list[FileSummary] = []
+    files: list[FileSummary] = msgspec.field(default_factory=list)
 
 
 def add_commands(commands: Any) -> None:
@@ -191,8 +178,8 @@ class _Run:
         summary.seconds = round(time.monotonic() - self._started, 3)
         summary.events_per_second = round(self._sent_items / max(summary.seconds, 0.001), 1)
         for file in summary.files:
-            for name in (*Counts.__struct_fields__, "resumed_items"):
-                setattr(summary, name, getattr(summary, name) + getattr(file, name))
+            summary.add(file)
+            summary.resumed_items += file.resumed_items
         if self._options.json:
             print(msgspec.json.encode(summary).decode())
         else:
@@ -239,8 +226,7 @@ class _Run:
                     file.state = "finished"
             finally:
                 journal.close()
-                for count in Counts.__struct_fields__:
-                    setattr(file, count, getattr(journal.counts, count))
+                file.add(journal.counts)
                 file.rejected_file = str(journal.rejected_path) if journal.has_rejected else None
         finally:
             source.close()

@@ -54,7 +54,7 @@ The end.      A program that ends flushes first: `Buffer` does at the end of its
               kill.
 """
 
-from ingest.client.answers import ItemError, Limits
+from ingest.client.answers import Counts, ItemError, Limits
 from ingest.client.batching import Batcher, batch_bytes_max
 from ingest.client.buffer import Buffer
 from ingest.client.failures import GivenUp, Refused, SendError
@@ -65,6 +65,7 @@ __all__ = [
     "Batcher",
     "Buffer",
     "Client",
+    "Counts",
     "GivenUp",
     "ItemError",
     "Limits",

@@ -31,6 +31,22 @@ class Verdict(Struct, frozen=True, kw_only=True):
     errors_truncated: bool = False
 
 
+class Counts(Struct, kw_only=True):
+    """What became of items: accepted + duplicates + conflicts + rejected = received."""
+
+    received: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    rejected: int = 0
+    sanitized: int = 0
+
+    def add(self, other: "Counts | Verdict") -> None:
+        """Adds what became of others."""
+        for name in Counts.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
 class Problem(Struct, frozen=True, kw_only=True):
     """The body of any other answer: problem details (RFC 9457)."""
 

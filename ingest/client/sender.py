@@ -13,10 +13,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
-from msgspec import Struct
+import msgspec
 
 from ingest.client import answers, backoff, batching
-from ingest.client.answers import ItemError, Limits, Problem, Verdict
+from ingest.client.answers import Counts, ItemError, Limits, Problem, Verdict
 from ingest.client.failures import GivenUp, Refused
 
 PATHS = {
@@ -47,29 +47,14 @@ ERRORS_LISTED = 100
 _UNREADABLE = "unreadable_body"
 
 
-class Outcome(Struct):
-    """What became of the items of one batch: accepted + duplicates + conflicts + rejected = received."""
+class Outcome(Counts, kw_only=True):
+    """What became of the items of one batch."""
 
-    received: int = 0
-    accepted: int = 0
-    duplicates: int = 0
-    conflicts: int = 0
-    rejected: int = 0
-    sanitized: int = 0
-    errors: list[ItemError] = []
+    errors: list[ItemError] = msgspec.field(default_factory=list)
     """All that were rejected and all conflicts, in order; `index` is the item's place in the batch."""
     requests: int = 0
     sent_bytes: int = 0
     """As sent, compressed, every try counted."""
-
-    def count(self, verdict: Verdict) -> None:
-        """Adds the counts of one answer."""
-        self.received += verdict.received
-        self.accepted += verdict.accepted
-        self.duplicates += verdict.duplicates
-        self.conflicts += verdict.conflicts
-        self.rejected += verdict.rejected
-        self.sanitized += verdict.sanitized
 
     def list_errors(self, errors: Sequence[ItemError], places: Sequence[int]) -> None:
         """Adds errors; places: where in the batch the items stand that the answer was about."""
@@ -175,7 +160,7 @@ class Client:
             raise ValueError("An item is blank.")
         outcome = Outcome()
         broken = batching.not_utf8(items)
-        outcome.count(_all_rejected(len(broken)))
+        outcome.add(_all_rejected(len(broken)))
         outcome.list_errors(broken, range(len(items)))
         bad = {error.index for error in broken}
         places = [place for place in range(len(items)) if place not in bad]
@@ -184,12 +169,12 @@ class Client:
             places = waiting.popleft()
             said = await self._post([items[place] for place in places], outcome)
             if isinstance(said, Verdict):
-                outcome.count(said)
+                outcome.add(said)
                 outcome.list_errors(said.errors, places)
                 if said.errors_truncated:
                     await self._find_other_errors(items, places, said, outcome)
             elif len(places) == 1:
-                outcome.count(_all_rejected(1))
+                outcome.add(_all_rejected(1))
                 outcome.list_errors([ItemError(index=0, code=said.code, message=said.sentence)], places)
             else:
                 middle = len(places) // 2
@@ -285,5 +270,5 @@ class Client:
             return _Answer(response.status_code, bytes(received), response.headers)
 
 
-def _all_rejected(items: int) -> Verdict:
-    return Verdict(received=items, accepted=0, duplicates=0, conflicts=0, rejected=items)
+def _all_rejected(items: int) -> Counts:
+    return Counts(received=items, rejected=items)

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ingest import errors
-from ingest.client import ItemError, Outcome
+from ingest.client import Counts, ItemError, Outcome
 from ingest.send.source import Identity
 
 VERSION = 1
@@ -62,22 +62,6 @@ class Ranges:
     def count(self) -> int:
         """How many numbers."""
         return sum(end - start for start, end in self._pairs)
-
-
-class Counts(Struct):
-    """What became of the items of a file."""
-
-    received: int = 0
-    accepted: int = 0
-    duplicates: int = 0
-    conflicts: int = 0
-    rejected: int = 0
-    sanitized: int = 0
-
-    def add(self, other: "Counts | Outcome") -> None:
-        """Adds another's."""
-        for name in self.__struct_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class State(Struct, kw_only=True):
