@@ -14,12 +14,12 @@ _LOW = rb"\\u[dD][c-fC-F]" + _HEX2
 _PAIR = rb"\\u[dD][89abAB]" + _HEX2 + _LOW
 _UNSTORABLE = rb"\\u0000|\\u[dD][89abAB]" + _HEX2 + rb"(?!" + _LOW + rb")|" + _LOW
 
-# All that may stand is skipped at one go, escape by escape and so from the left: only so is `\\\\ud83d` (an escaped
-# backslash, then text) not taken for a surrogate. Possessive (*+), so that no way back is kept. Finds runs of what is to be
-# replaced.
-_NEXT = re.compile(
-    rb"(?:[^\\]++|" + _PAIR + rb"|\\(?!u0000|u[dD][89a-fA-F]" + _HEX2 + rb"|u[fF]{3}[dD]).)*+"
-    rb"(?:(?P<unstorable>(?:" + _UNSTORABLE + rb")++)|(?P<replacement>(?:\\u[fF]{3}[dD])++)|\\?\Z)",
+# Escape by escape and so from the left: only so is `\\ud83d` (an escaped backslash, then text) not taken for a surrogate.
+# Something matches wherever there is no match yet, and so nothing is ever tried another way. A thousand at one go, because a
+# greedy group keeps a way back for each. No possessive groups, which would keep none: they match wrongly before Python 3.11.5.
+_RUNS = re.compile(
+    rb"(?:[^\\]+|" + _PAIR + rb"|\\(?!u0000|u[dD][89a-fA-F]" + _HEX2 + rb"|u[fF]{3}[dD]).){1,1000}"
+    rb"|(?P<unstorable>(?:" + _UNSTORABLE + rb"){1,1000})|(?P<replacement>(?:\\u[fF]{3}[dD]){1,1000})",
     re.DOTALL,
 )
 _ESCAPE_BYTES = len(rb"\uXXXX")
@@ -29,7 +29,7 @@ _ESCAPE_BYTES = len(rb"\uXXXX")
 MARK = rb"\uFfFd"
 _PLAIN = rb"\ufffd"
 
-_MARKED = re.compile(rb"(?<!\\)(?:\\\\)*+" + re.escape(MARK))
+_MARKED = re.compile(rb"(?<!\\)(\\+)uFfFd")  # an escape where the backslashes are odd in number
 
 JSON_DEPTH_MAX = 200
 
@@ -40,9 +40,9 @@ JSON_SEPARATORS_MAX = 500_000
 # An exponent past 999 on what may be a number and is no part of a word, or a thousand digits in a row: past what we promise,
 # and well within what numeric holds (131072 digits before the point, 16383 after it). 1e0001 is a ten.
 DIGITS_MAX = 999
-_LONG_EXPONENT = re.compile(rb"[:\[,\s]-?[0-9]++(?:\.[0-9]++)?+[eE][-+]?0*+[1-9][0-9]{3}")
+_LONG_EXPONENT = re.compile(rb"[:\[,\s]-?[0-9]+(?:\.[0-9]+)?[eE][-+]?0*[1-9][0-9]{3}")
 _LONG_DIGITS = re.compile(rb"(?<![0-9])[0-9]{1000}")  # tried once a run of digits
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)  # possessive: no way back is kept for a string of 60 MiB
+_STRING = re.compile(rb'"[^"]*"')
 
 
 def needs_mending(body: bytes | bytearray) -> bool:
@@ -55,7 +55,7 @@ def mend(body: bytes | bytearray) -> bytes:
     if rb"\u" not in body:
         return bytes(body)
     mended = bytearray(body)
-    for found in _NEXT.finditer(body):  # in place: re.sub would keep an object for every match
+    for found in _RUNS.finditer(body):  # in place: re.sub would keep an object for every match
         if group := found.lastgroup:
             start, end = found.span(group)
             mended[start:end] = (MARK if group == "unstorable" else _PLAIN) * ((end - start) // _ESCAPE_BYTES)
@@ -64,7 +64,7 @@ def mend(body: bytes | bytearray) -> bytes:
 
 def was_mended(mended: bytes) -> bool:
     """Whether `mend` changed something in this part of its result."""
-    return MARK in mended and _MARKED.search(mended) is not None
+    return MARK in mended and any((found.end(1) - found.start(1)) % 2 for found in _MARKED.finditer(mended))
 
 
 def json_problem(text: bytes) -> str | None:
@@ -75,7 +75,7 @@ def json_problem(text: bytes) -> str | None:
         return f"Holds more than {JSON_SEPARATORS_MAX} commas and colons"
     if len(text) > 2 * JSON_DEPTH_MAX and _depth(text) > JSON_DEPTH_MAX:
         return f"Nested deeper than {JSON_DEPTH_MAX} levels"
-    if _may_hold_long_number(text) and _may_hold_long_number(_STRING.sub(b'""', text)):
+    if _may_hold_long_number(text) and _may_hold_long_number(_without_strings(text)):
         return f"Holds a number of more than {DIGITS_MAX} digits, or with an exponent past {DIGITS_MAX}"
     return None
 
@@ -102,6 +102,11 @@ def _may_hold_long_number(text: bytes) -> bool:
     return _LONG_EXPONENT.search(text) is not None or (len(text) > DIGITS_MAX and _LONG_DIGITS.search(text) is not None)
 
 
+def _without_strings(text: bytes) -> bytes:
+    """Well-formed JSON with its strings emptied."""
+    return _STRING.sub(b'""', text.replace(rb"\\", b"").replace(rb'\"', b""))
+
+
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
@@ -109,5 +114,5 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 def _depth(text: bytes) -> int:
     if text.count(b"{") + text.count(b"[") <= JSON_DEPTH_MAX:
         return 0  # too few brackets to be past the limit
-    steps = _STRING.sub(b"", text).translate(_STEPS, _NO_BRACKETS)
+    steps = _without_strings(text).translate(_STEPS, _NO_BRACKETS)
     return max(accumulate(array("b", steps)), default=0)
