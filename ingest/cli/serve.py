@@ -14,7 +14,7 @@ from functools import partial
 import msgspec
 import uvloop
 
-from ingest import errors
+from ingest import errors, metrics
 from ingest.app import BULK_PATHS, Service
 from ingest.cli import descriptors
 from ingest.cli.channel import Orders
@@ -46,8 +46,11 @@ def serve(options: argparse.Namespace, chosen: Settings) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             if options.workers == 1:
                 tune_garbage_collection()
-                return runner.run(_serve_alone(listener, chosen, url, server))
-            return runner.run(_supervise(listener, chosen, url, server, workers=options.workers))
+                status = runner.run(_serve_alone(listener, chosen, url, server))
+            else:
+                status = runner.run(_supervise(listener, chosen, url, server, workers=options.workers))
+    logger.info("Stopped.")
+    return status
 
 
 def _with_access(chosen: Settings, listener: socket.socket) -> Settings:
@@ -60,6 +63,7 @@ def _with_access(chosen: Settings, listener: socket.socket) -> Settings:
 
 async def _serve_alone(listener: socket.socket, chosen: Settings, url: DatabaseUrl, server: Embedded | None) -> int:
     """Opens the service, serves until a signal, closes it. Returns the exit status."""
+    metrics.WORKERS_WANTED.set(1)
     service = Service(chosen, url, Rates())
     async with service.running():
         _say_hello(describe_database(service), listener, with_key=bool(chosen.auth_required))
@@ -74,7 +78,9 @@ async def _supervise(
     """Has `workers` processes serve until a signal. Returns the exit status."""
     # The maintenance is one worker's: the others would only ask, again and again, whether somebody else is at it.
     without_maintenance = msgspec.structs.replace(chosen, maintenance="off")
-    orders = [Orders(number, url, chosen if number == 1 else without_maintenance) for number in range(1, workers + 1)]
+    orders = [
+        Orders(number, url, chosen if number == 1 else without_maintenance, workers) for number in range(1, workers + 1)
+    ]
     shared_rates = rates.share()
     try:
         with tempfile.TemporaryDirectory(prefix="ingest-metrics-") as metrics_folder:

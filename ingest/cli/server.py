@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from ingest.web.connections import Connections
 from ingest.web.http1 import Http1
 
 SWEEP_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -73,6 +76,8 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            logger.info("Stopping: what was taken is finished, on %d connections.", len(self._connections.connections))
         self._service.drain()
         super().handle_exit(sig, frame)
 

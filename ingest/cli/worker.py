@@ -15,7 +15,7 @@ from typing import Any
 
 import uvloop
 
-from ingest import errors
+from ingest import errors, metrics
 from ingest.app import Service
 from ingest.cli import channel, descriptors, log
 from ingest.cli.channel import Closed, Draining, Orders, Ready, Refused, Report, Taken
@@ -39,6 +39,7 @@ def main(descriptor: int, rates_descriptor: int) -> int:
         log.to_standard_error(orders.settings, f"worker {orders.number}")
         descriptors.raise_limit()
         tune_garbage_collection()
+        metrics.WORKERS_WANTED.set(orders.workers)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(orders, supervisor, Rates(rates_descriptor)))
 

@@ -36,6 +36,8 @@ WANTED_MAX = 1_000
 OUTAGE_SECONDS_MAX = 3600.0
 """While the database can't be asked, what is known of a key counts for so long, for reading: whoever watches the service is
 to see that its database is away."""
+READERS_MAX = 1_000
+"""So many keys for reading are known beforehand: whichever worker is asked then, it may never have seen the key."""
 
 _ALPHABET = string.ascii_letters + string.digits
 _FORM = re.compile(rf"{PREFIX}_([0-9A-Za-z]{{{ID_CHARACTERS}}})_([0-9A-Za-z_-]{{43}})")
@@ -93,6 +95,10 @@ class KeySource(Protocol):
         """Those of the keys that there are and were not revoked, by id. Raises errors.Unavailable."""
         ...
 
+    async def readers(self, count_max: int) -> Mapping[str, ApiKey]:
+        """The newest keys that are for reading and in use, by id. Raises errors.Unavailable."""
+        ...
+
 
 class KeyRing:
     """Checks keys. What it read of one is believed for CACHE_SECONDS; ids that it doesn't know it asks for together.
@@ -113,6 +119,7 @@ class KeyRing:
         self._clock = clock
         self._now = now
         self._cache: OrderedDict[str, tuple[float, ApiKey | None]] = OrderedDict()
+        self._readers: tuple[float, Mapping[str, ApiKey]] = (0.0, {})
         self._wanted: dict[str, asyncio.Future[ApiKey | None]] = {}
         self._asking: asyncio.Task[None] | None = None
 
@@ -137,10 +144,19 @@ class KeyRing:
         is_right = hmac.compare_digest(key.secret_sha256 if key else bytes(32), _hash(form[2] if form else text))
         key = self._check_life(key if is_right else None)
         if scope is Scope.INGEST and key.scope is not Scope.INGEST:
-            raise errors.ScopeForbidden(f"This API key is for {key.scope}, not for {scope}.")
+            raise errors.ScopeForbidden(f"This API key is for {key.scope}, not for {scope}.", key.name)
         if key.rate_per_minute is not None and (wait_seconds := self._rates.count(key.number, key.rate_per_minute)):
-            raise errors.RateExceeded(f"This API key has a rate of {key.rate_per_minute} requests a minute.", wait_seconds)
+            told = f"This API key has a rate of {key.rate_per_minute} requests a minute."
+            raise errors.RateExceeded(told, key.name, wait_seconds)
         return key
+
+    async def learn_readers(self) -> None:
+        """Learns the keys for reading, for a time when the database can't be asked. To be called every now and then.
+
+        Raises errors.Unavailable if it is that time.
+        """
+        begun = self._clock()
+        self._readers = begun + CACHE_SECONDS, await self._source.readers(READERS_MAX)
 
     async def confirm(self, key: ApiKey) -> None:
         """Checks again a key that `check` gave a while ago: a body may take hours to come. Its rate is not counted again.
@@ -153,7 +169,7 @@ class KeyRing:
         if key is None:
             raise errors.KeyRefused("This API key is not known, or was revoked.")
         if key.expires_at is not None and key.expires_at <= self._now():
-            raise errors.KeyRefused("This API key has expired.")
+            raise errors.KeyRefused("This API key has expired.", key.name)
         return key
 
     async def _find(self, key_id: str) -> ApiKey | None:
@@ -171,7 +187,10 @@ class KeyRing:
         return await asyncio.shield(found)  # others may wait for it, too
 
     def _remembered(self, key_id: str) -> ApiKey | None:
+        learned_until, readers = self._readers
         until, known = self._cache.get(key_id, (0.0, None))
+        if until < learned_until and (known is None or known.scope is Scope.READ):
+            until, known = learned_until, readers.get(key_id)
         return known if until + OUTAGE_SECONDS_MAX > self._clock() else None
 
     async def _ask(self) -> None:

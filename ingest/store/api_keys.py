@@ -81,6 +81,11 @@ class StoredKeys:
         found = await self._database.ask("keys/find", key_ids)
         return {row["key_id"]: msgspec.convert(dict(row), ApiKey) for row in found}
 
+    async def readers(self, count_max: int) -> Mapping[str, ApiKey]:
+        """The newest keys that are for reading and in use, by id. Raises errors.Unavailable."""
+        found = await self._database.ask("keys/readers", count_max)
+        return {row["key_id"]: msgspec.convert(dict(row), ApiKey) for row in found}
+
     async def any(self) -> bool:
         """Whether there is one that may send. Raises errors.Unavailable if the database can't be asked."""
         [[there_is]] = await self._database.ask("keys/any")

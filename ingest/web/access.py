@@ -3,6 +3,7 @@
 from starlette.requests import Request
 
 from ingest.flow.api_keys import ApiKey, KeyRing, Scope
+from ingest.web import request_log
 
 
 class Access:
@@ -17,10 +18,15 @@ class Access:
         return self._keys is not None
 
     async def check(self, request: Request, scope: Scope) -> ApiKey | None:
-        """The key of a request that may do this; None where none is required. Raises as KeyRing.check."""
+        """The key of a request that may do this; None where none is required. The log tells its name.
+
+        Raises as KeyRing.check.
+        """
         if self._keys is None:
             return None
-        return await self._keys.check(_key_of(request), scope)
+        key = await self._keys.check(_key_of(request), scope)
+        request_log.entry_of(request).key = key.name
+        return key
 
     async def confirm(self, key: ApiKey | None) -> None:
         """Checks again what `check` gave. Raises as KeyRing.confirm."""

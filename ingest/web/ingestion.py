@@ -82,7 +82,6 @@ class BulkEndpoint:
 
     async def _answer(self, request: Request, entry: Entry) -> Response:
         key = await self._access.check(request, api_keys.Scope.INGEST)
-        entry.key = key.name if key else None
         teams = key.teams if key else None
         media = headers.media_of(request)
         strict = headers.is_strict(request)

@@ -1,7 +1,7 @@
 """GET /metrics, for Prometheus."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from starlette.requests import Request
@@ -29,11 +29,11 @@ class Figures(Protocol):
 class Monitoring:
     """The endpoint. `take_stock` brings the gauges of this process up to date."""
 
-    def __init__(self, figures: Figures, access: Access, take_stock: Callable[[], None]) -> None:
+    def __init__(self, figures: Figures, access: Access, take_stock: Callable[[], Awaitable[None]]) -> None:
         self._figures = figures
         self._access = access
         self._take_stock = take_stock
-        self._made: dict[str, tuple[float, bytes]] = {}
+        self._made: dict[metrics.Format, tuple[float, bytes]] = {}
 
     async def metrics(self, request: Request) -> Response:
         """All metrics; for whoever has a key, because they tell how much is sent."""
@@ -42,12 +42,11 @@ class Monitoring:
         except errors.IngestError as error:
             request_log.entry_of(request).note(error)
             return problems.problem_of(error)
-        accept = request.headers.get("accept", "")
-        media_type = metrics.media_type(accept)
+        wanted = metrics.Format.wanted(request.headers.get("accept", ""))
         figures = await self._figures.read()
-        made_at, content = self._made.get(media_type, (-ANSWER_SECONDS, b""))
+        made_at, content = self._made.get(wanted, (-ANSWER_SECONDS, b""))
         if time.monotonic() - made_at >= ANSWER_SECONDS:
-            self._take_stock()
-            content = metrics.answer(figures, accept)
-            self._made[media_type] = (time.monotonic(), content)
-        return Response(content, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
+            await self._take_stock()
+            content = metrics.answer(figures, wanted)
+            self._made[wanted] = (time.monotonic(), content)
+        return Response(content, headers={"Content-Type": wanted.media_type, "Cache-Control": "no-store"})

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ingest import errors
@@ -44,7 +43,8 @@ STATUS: dict[type[errors.IngestError], HTTPStatus] = {
 
 # Details that name hosts, users or files of the installation stay in its log.
 _DETAILS_KEPT_BACK: dict[type[errors.IngestError], str] = {
-    errors.DatabaseAway: "The database is not available. Send this batch again: whatever became of it, it is stored once.",
+    errors.DatabaseAway: "The database is not available. A batch can be sent again: whatever became of it, it is stored "
+    "once.",
     errors.DatabaseBusy: "Another transaction of the database holds what this batch needs. Nothing of it is stored; send it "
     "again.",
     errors.NotReady: "The service is not ready yet. Nothing of this batch is stored; send it again.",
@@ -96,11 +96,15 @@ def problem_of(error: errors.IngestError) -> Response:
     return problem(status, error.code, kept_back or str(error), headers=headers, **more)
 
 
-async def http_exception(_request: Request, error: Exception) -> Response:
-    """Starlette's own refusals: no such path, no such method."""
-    assert isinstance(error, HTTPException)
+def problem_of_routing(error: HTTPException) -> Response:
+    """The answer to what Starlette itself refuses: no such path, no such method."""
     status = HTTPStatus(error.status_code)
-    return problem(status, status.name.lower(), f"{error.detail}.", headers=dict(error.headers or {}))
+    return problem(status, code_of_routing(error), f"{error.detail}.", headers=dict(error.headers or {}))
+
+
+def code_of_routing(error: HTTPException) -> str:
+    """The code of that answer."""
+    return HTTPStatus(error.status_code).name.lower()
 
 
 def internal_error() -> Response:

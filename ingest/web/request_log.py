@@ -9,7 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingest import errors, metrics
@@ -22,8 +24,8 @@ QUIET_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 """What is asked every few seconds, for ever: a line at level debug, unless it fails."""
 PATH_CHARACTERS_MAX = 200
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-"""W3C Trace Context, section 3.2."""
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+"""W3C Trace Context, section 3.2. Only later versions than 00 may say more, which is left out (section 4.3)."""
 _KEY = "ingest.entry"
 
 
@@ -46,6 +48,8 @@ class Entry(Struct):
     def note(self, error: errors.IngestError) -> None:
         """Remembers the error that is the answer."""
         self.code = error.code
+        if isinstance(error, errors.AccessDenied):
+            self.key = error.key
         self.reason = str(error) if problems.is_kept_back(error) else None
 
 
@@ -53,6 +57,13 @@ def entry_of(request: Request) -> Entry:
     """The entry of a request; where it is not logged, one that nobody reads."""
     entry: Entry = request.scope.setdefault(_KEY, Entry())
     return entry
+
+
+async def http_exception(request: Request, error: Exception) -> Response:
+    """Answers what Starlette itself refuses; its handler for HTTPException."""
+    assert isinstance(error, HTTPException)
+    entry_of(request).code = problems.code_of_routing(error)
+    return problems.problem_of_routing(error)
 
 
 class RequestLog:
@@ -75,6 +86,7 @@ class RequestLog:
         request_id = request_ids.of(headers.get(request_ids.HEADER))
         entry = scope[_KEY] = Entry()
         status: int | None = None
+        failure: Exception | None = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -85,8 +97,8 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception:
-            logger.exception("Request %s %r failed (%s)", scope["method"], scope["path"], request_id)
+        except Exception as error:
+            failure = error
             entry.code = errors.IngestError.code
             if status is not None:
                 raise
@@ -97,7 +109,7 @@ class RequestLog:
             endpoint = path if path in self._paths else "other"
             self._durations[endpoint].observe(seconds)
             _count(endpoint, status or 0, entry.code)
-            level = _level(path, status or 0)
+            level = logging.ERROR if failure else _level(path, status or 0)
             if logger.isEnabledFor(level):
                 client = scope.get("client")
                 fields: dict[str, Any] = {
@@ -117,7 +129,8 @@ class RequestLog:
                 fields["decode_ms"] = entry.decode_ms
                 fields["store_ms"] = entry.store_ms
                 fields["ms"] = round(seconds * 1000, 1)
-                _log(level, f"{scope['method']} {path[:PATH_CHARACTERS_MAX]!r}", status or 0, entry.code, fields)
+                _log(level, f"{scope['method']} {path[:PATH_CHARACTERS_MAX]!r}", status or 0, entry.code, fields, failure)
+            del failure  # which has this frame, and in it a body
 
 
 def _level(path: str, status: int) -> int:
@@ -139,10 +152,13 @@ def _count(endpoint: str, status: int, code: str | None) -> None:
         metrics.REFUSED_REQUESTS.labels(code).inc()
 
 
-def _log(level: int, what: str, status: int, code: str | None, fields: dict[str, Any]) -> None:
+def _log(
+    level: int, what: str, status: int, code: str | None, fields: dict[str, Any], failure: Exception | None = None
+) -> None:
     """Writes the line. Of refusals that are alike, a burst is not written out (ingest.cli.log)."""
     # Made by hand, for `logger.log` would look through the stack for its caller.
-    record = logging.LogRecord(logger.name, level, __file__, 0, "%s was answered %d", (what, status), None)
+    stack = (type(failure), failure, failure.__traceback__) if failure else None
+    record = logging.LogRecord(logger.name, level, __file__, 0, "%s was answered %d", (what, status), stack)
     record.fields = {"status": status, "code": code, **fields}
     if code is not None:
         record.alike = f"{status} {code}"
@@ -160,5 +176,7 @@ def _tell(fields: dict[str, Any], verdict: Verdict) -> None:
 
 
 def _traceparent_of(headers: Headers) -> str | None:
-    sent = headers.get("traceparent", "")
-    return sent if _TRACEPARENT.fullmatch(sent) else None
+    form = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    if form is None or (form[1] == "00" and form[2]):
+        return None
+    return form[0].removesuffix(form[2] or "")

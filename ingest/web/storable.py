@@ -16,7 +16,7 @@ _UNSTORABLE = rb"\\u0000|\\u[dD][89abAB]" + _HEX2 + rb"(?!" + _LOW + rb")|" + _L
 
 # Escape by escape and so from the left: only so is `\\ud83d` (an escaped backslash, then text) not taken for a surrogate.
 # Something matches wherever there is no match yet, and so nothing is ever tried another way. A thousand at one go, because a
-# greedy group keeps a way back for each. No possessive groups, which would keep none: they match wrongly before Python 3.11.5.
+# greedy group keeps a way back for each; a possessive one, which would keep none, matches wrongly before Python 3.11.5.
 _RUNS = re.compile(
     rb"(?:[^\\]+|" + _PAIR + rb"|\\(?!u0000|u[dD][89a-fA-F]" + _HEX2 + rb"|u[fF]{3}[dD]).){1,1000}"
     rb"|(?P<unstorable>(?:" + _UNSTORABLE + rb"){1,1000})|(?P<replacement>(?:\\u[fF]{3}[dD]){1,1000})",
@@ -104,7 +104,7 @@ def _may_hold_long_number(text: bytes) -> bool:
 
 def _without_strings(text: bytes) -> bytes:
     """Well-formed JSON with its strings emptied."""
-    return _STRING.sub(b'""', text.replace(rb"\\", b"").replace(rb'\"', b""))
+    return _STRING.sub(b'""', text.replace(rb"\\", b"").replace(rb"\"", b""))
 
 
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")

@@ -48,6 +48,12 @@ class Source:
             raise self.problem
         return {key_id: self.keys[key_id] for key_id in key_ids if key_id in self.keys}
 
+    async def readers(self, count_max: int) -> Mapping[str, ApiKey]:
+        if self.problem is not None:
+            raise self.problem
+        newest = [key for key in reversed(self.keys.values()) if key.scope is Scope.READ]
+        return {key.key_id: key for key in newest[:count_max]}
+
 
 class Clock:
     seconds = 0.0
@@ -248,6 +254,29 @@ async def test_only_a_right_key_uses_up_its_rate(ring: KeyRing, source: Source) 
         await ring.check(text, Scope.INGEST)
 
     assert exceeded.value.wait_seconds == pytest.approx(60)
+
+
+async def test_while_the_database_is_away_a_key_for_reading_reads_that_was_never_seen(
+    ring: KeyRing, source: Source, clock: Clock
+) -> None:
+    reader, sender = source.add(api_keys.make(), scope=Scope.READ), source.add(api_keys.make())
+    revoked = api_keys.make()
+    revoked_text = source.add(revoked, scope=Scope.READ)
+    await ring.check(revoked_text, Scope.READ)
+    del source.keys[revoked.key_id]
+    clock.seconds = 60
+    await ring.learn_readers()
+    source.problem = errors.DatabaseAway("away")
+
+    with pytest.raises(errors.Unavailable):
+        await ring.learn_readers()
+    assert (await ring.check(reader, Scope.READ)).scope is Scope.READ
+    for text in (revoked_text, sender):
+        with pytest.raises(errors.Unavailable):
+            await ring.check(text, Scope.READ)
+    clock.seconds += api_keys.CACHE_SECONDS + api_keys.OUTAGE_SECONDS_MAX + 1
+    with pytest.raises(errors.Unavailable):
+        await ring.check(reader, Scope.READ)
 
 
 async def test_while_the_database_is_away_a_key_that_is_known_reads_for_an_hour(

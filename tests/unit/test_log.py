@@ -99,7 +99,7 @@ def test_an_exception_tells_its_stack_and_its_cause_and_nothing_of_the_row(forma
     except RuntimeError:
         written.logger.exception("Oh")
 
-    text = written.written.getvalue()
+    text = "\n".join(written.lines)
     assert "my secret prompt" not in text
     assert "test_log.py" in text
     assert "RuntimeError: it failed" in text
@@ -137,17 +137,61 @@ def test_what_is_no_warning_is_always_written(machine: Log) -> None:
     assert len(machine.lines) == 100
 
 
-def test_what_is_no_warning_is_written_soon_and_what_is_one_at_once_and_in_order(machine: Log) -> None:
+def test_a_warning_does_not_wait_for_others(machine: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "HELD_SECONDS", 3600)
     machine.logger.info("first")
+    time.sleep(0.05)
     assert machine.written.getvalue() == ""
+
     machine.logger.warning("second")
+    _wait_for(machine, "second")
+
     assert [json.loads(line)["message"] for line in machine.written.getvalue().splitlines()] == ["first", "second"]
 
-    machine.logger.info("third")
-    end = time.monotonic() + 10
-    while "third" not in machine.written.getvalue():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+
+def test_what_is_no_warning_is_written_soon(machine: Log) -> None:
+    machine.logger.info("first")
+    _wait_for(machine, "first")
+
+
+def test_who_does_not_read_keeps_nobody_waiting_and_gets_it_all_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            reads.wait()
+            return super().write(text)
+
+    monkeypatch.setattr(log, "LAST_WORDS_SECONDS", 0.01)
+    monkeypatch.setattr(log, "HELD_MAX", 50)
+    reads = threading.Event()
+    machine = Log(JsonFormatter(""))
+    machine.handler.setStream(stream := Stream())
+    before = suppressed()
+    machine.logger.warning("first")
+    time.sleep(0.1)  # which is under way then
+    for number in range(60):
+        machine.logger.info("line %d", number)
+
+    machine.handler.flush()  # as at the end of the process
+    assert stream.getvalue() == ""
+    assert suppressed() - before == 10
+    reads.set()
+    machine.written = stream
+    _wait_for(machine, "line 49")
+    assert len(machine.lines) == 51
+
+
+def test_kinds_of_lines_that_are_made_up_are_limited_together(machine: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "WINDOWS_MAX", 20)
+    for number in range(100):
+        machine.logger.warning(f"Task {number} failed")  # noqa: G004 - as libraries do
+
+    assert len(machine.lines) == 20 + log.LINES_MAX
+
+
+def test_a_field_can_not_look_like_others(person: Log) -> None:
+    person.logger.info("It was so", extra={"fields": {"key": "x ms=1 'y'", "ms": 2}})
+
+    assert person.lines[0].endswith("""It was so key="x ms=1 'y'" ms=2""")
 
 
 def test_lines_are_written_whole_in_pieces_that_a_pipe_keeps_together() -> None:
@@ -160,11 +204,11 @@ def test_lines_are_written_whole_in_pieces_that_a_pipe_keeps_together() -> None:
     handler = LimitingHandler(Stream())
     handler.setFormatter(TextFormatter(""))
     for number in range(99):
-        handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "line %d of many " + 300 * "x", (number,), None))
+        handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "line %d of many " + 300 * "€x", (number,), None))
     handler.flush()
 
     assert len(pieces) > 5
-    assert all(len(piece) <= log.PIECE_BYTES_MAX and piece.endswith("x\n") for piece in pieces)
+    assert all(len(piece.encode()) <= log.PIECE_BYTES_MAX and piece.endswith("x\n") for piece in pieces)
     assert sum(piece.count("\n") for piece in pieces) == 99
 
 
@@ -205,6 +249,13 @@ def test_the_form_and_the_level_are_chosen(
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
+
+
+def _wait_for(written: Log, text: str) -> None:
+    end = time.monotonic() + 10
+    while text not in written.written.getvalue():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def _wait_for_timers() -> None:

@@ -1,12 +1,16 @@
 """The metrics by themselves: who may import them, and what their labels are."""
 
+import errno
+import os
 import subprocess
 import sys
+import time
 
 import prometheus_client.parser
+import pytest
 
 from ingest import metrics
-from ingest.metrics import DatabaseFigures, Ledger, PolicyRun
+from ingest.metrics import DatabaseFigures, Format, Ledger, PolicyRun
 
 FIGURES = DatabaseFigures(
     "timescaledb",
@@ -38,7 +42,7 @@ LABELS = {
 
 def samples(figures: DatabaseFigures | None) -> dict[str, list[tuple[dict[str, str], float]]]:
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
-    for family in prometheus_client.parser.text_string_to_metric_families(metrics.answer(figures, "").decode()):
+    for family in prometheus_client.parser.text_string_to_metric_families(metrics.answer(figures, Format.TEXT).decode()):
         for sample in family.samples:
             found.setdefault(sample.name, []).append((sample.labels, sample.value))
     return found
@@ -66,12 +70,29 @@ def test_all_names_are_known_and_no_label_but_these_is_used() -> None:
     assert {label for series in found.values() for labels, _ in series for label in labels} <= LABELS
 
 
-def test_openmetrics_is_given_to_who_asks_for_it() -> None:
-    accept = "application/openmetrics-text; version=1.0.0"
+@pytest.mark.parametrize("version", ["; version=1.0.0", "", ";version=9.9", ";version=abc", ";version=\N{DEGREE SIGN}"])
+def test_openmetrics_is_given_to_who_asks_for_it_in_one_version_whatever_is_asked_for(version: str) -> None:
+    written = Format.wanted(f"application/openmetrics-text{version};q=0.5, text/plain;version=0.0.4;q=0.2")
 
-    assert metrics.media_type(accept).startswith("application/openmetrics-text")
-    assert metrics.answer(None, accept).endswith(b"# EOF\n")
-    assert metrics.media_type("").startswith("text/plain")
+    assert written.media_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert metrics.answer(None, written).endswith(b"# EOF\n")
+
+
+def test_text_is_given_to_who_asks_for_nothing_else() -> None:
+    assert {Format.wanted(accept) for accept in ("", "*/*", "text/plain; version=abc")} == {Format.TEXT}
+
+
+def test_a_process_without_a_descriptor_left_tells_the_rest_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: str) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "listdir", full)
+
+    metrics.note_process()
+
+    [(labels, started)] = samples(None)["ingest_worker_start_time_seconds"]
+    assert labels == {"worker": "1"}
+    assert started == pytest.approx(time.time(), abs=3600)
 
 
 def test_the_processes_that_decode_have_no_metrics() -> None:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ingest import errors
-from ingest.web import problems
+from ingest.web import problems, request_log
 
 SECRET = "postgres at db-7.internal said: relation analytics.x; password authentication failed for user bob"
 
@@ -28,7 +28,7 @@ def made(kind: type[errors.IngestError], message: str = "A sentence.") -> errors
     if kind is errors.LimitExceeded:
         return errors.LimitExceeded("MAX_BODY_SIZE", 10, 11, "bytes")
     if kind is errors.RateExceeded:
-        return errors.RateExceeded(message, 11.2)
+        return errors.RateExceeded(message, "chat", 11.2)
     return kind(message)
 
 
@@ -143,7 +143,7 @@ def test_a_limit_is_named_with_its_value_and_what_was_seen() -> None:
     ],
 )
 async def test_starlette_s_own_refusals_are_problems_too(error: HTTPException, status: int, code: str) -> None:
-    answer = await problems.http_exception(Request({"type": "http"}), error)
+    answer = await request_log.http_exception(Request({"type": "http"}), error)
 
     assert (answer.status_code, members(answer)["code"]) == (status, code)
     assert answer.headers["Content-Type"] == "application/problem+json"

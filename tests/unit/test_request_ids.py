@@ -77,7 +77,7 @@ async def test_an_error_that_nobody_foresaw_is_answered_and_logged_with_the_id(c
     assert ids([start]) == ["abc"]
     assert json.loads(body["body"])["code"] == "internal_error"
     assert b"SELECT" not in body["body"]
-    assert "(abc)" in caplog.text
+    assert caplog.records[0].fields["request_id"] == "abc"  # type: ignore[attr-defined]
     assert "SELECT secret" in caplog.text
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -59,7 +60,11 @@ ROUTES = [
 @pytest.fixture
 def client() -> httpx.AsyncClient:
     paths = [route.path for route in ROUTES]
-    app = Starlette(routes=ROUTES, middleware=[Middleware(RequestLog, paths=paths)])
+    app = Starlette(
+        routes=ROUTES,
+        middleware=[Middleware(RequestLog, paths=paths)],
+        exception_handlers={HTTPException: request_log.http_exception},
+    )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
 
 
@@ -100,7 +105,13 @@ async def test_a_line_has_what_is_to_be_known_of_a_batch(client: httpx.AsyncClie
     assert requests("/batch", 200) == before + 1
 
 
-@pytest.mark.parametrize("sent", ["", "x", TRACE + "\n", TRACE.upper(), f"{TRACE} {TRACE}"])
+NO_TRACES = [
+    *("", "x", TRACE + "\n", TRACE.upper(), f"{TRACE} {TRACE}", TRACE + "-more", "ff" + TRACE[2:]),
+    *(f"00-{32 * '0'}-b7ad6b7169203331-01", f"00-0af7651916cd43dd8448eb211c80319c-{16 * '0'}-01"),
+]
+
+
+@pytest.mark.parametrize("sent", NO_TRACES)
 async def test_a_strange_traceparent_is_not_logged(
     sent: str, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -110,12 +121,21 @@ async def test_a_strange_traceparent_is_not_logged(
     assert "traceparent" not in fields(caplog.records[0])
 
 
+async def test_of_a_later_traceparent_that_is_logged_which_there_is_now(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ingest"):
+        await client.get("/batch", headers={"traceparent": "01" + TRACE[2:] + "-more"})
+
+    assert fields(caplog.records[0])["traceparent"] == "01" + TRACE[2:]
+
+
 async def test_refusals_are_told_to_be_alike(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "ingest"):
         await client.get("/refused")
         await client.get("/nowhere")
 
-    assert [record.alike for record in caplog.records] == ["503 queue_full", "404"]  # type: ignore[attr-defined]
+    assert [record.alike for record in caplog.records] == ["503 queue_full", "404 not_found"]  # type: ignore[attr-defined]
     assert fields(caplog.records[0])["code"] == "queue_full"
 
 
@@ -155,5 +175,7 @@ async def test_a_mistake_of_ours_is_counted_as_such(client: httpx.AsyncClient, c
         answer = await client.get("/broken")
 
     assert answer.status_code == 500
-    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
-    assert fields(caplog.records[1])["code"] == "internal_error"
+    [record] = caplog.records
+    assert (record.levelname, fields(record)["code"]) == ("ERROR", "internal_error")
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "a mistake"

@@ -95,7 +95,7 @@ def refusals(limits: Mapping[str, int]) -> Iterator[errors.IngestError]:
             items_max = limits["MAX_BULK_SIZE"]
             yield kind("MAX_BULK_SIZE", items_max, items_max + 1, "items")
         elif issubclass(kind, errors.RateExceeded):
-            yield kind(sentence, 12)
+            yield kind(sentence, "", 12)
         else:
             yield kind(sentence)
 

@@ -65,7 +65,7 @@ def _open_operations() -> dict[str, Json]:
 
 def _metrics() -> Json:
     operation = _telling("metrics", "Metrics for Prometheus, of all workers", {HTTPStatus.OK: {"type": "string"}})
-    media_types = {metrics.media_type(accept).partition(";")[0] for accept in ("", "application/openmetrics-text")}
+    media_types = {written.media_type.partition(";")[0] for written in metrics.Format}
     content = {media_type: {"schema": {"type": "string"}} for media_type in sorted(media_types)}
     operation["responses"]["200"]["content"] = content
     return operation
