@@ -44,6 +44,7 @@ class Figures:
 def section(figures: Figures, command: str, version: str, today: date) -> str:
     """What stands in the README between BEGIN and END. `command`: what was run."""
     kinds = ", ".join(f"{kind} ({count:,})" for kind, count in sorted(figures.faults.items()))
+    minutes = round(figures.fuzzed_seconds / 60)
     rows = [
         ("faults injected", f"{figures.faults.total():,}"),
         ("events acknowledged under them", f"{figures.acknowledged:,}"),
@@ -51,7 +52,7 @@ def section(figures: Figures, command: str, version: str, today: date) -> str:
         ("stored twice", f"{figures.twice:,}"),
         ("stored though answered as rejected", f"{figures.stored_though_rejected:,}"),
         ("kinds of bad input tried, each answered as documented", f"{len(figures.bad_inputs):,}"),
-        ("inputs made by fuzzing", f"{figures.fuzzed_inputs:,} in {figures.fuzzed_seconds / 60:,.0f} minutes"),
+        ("inputs made by fuzzing", f"{figures.fuzzed_inputs:,} in {minutes:,} minute{'' if minutes == 1 else 's'}"),
     ]
     table = "\n".join(["| | |", "|---|--:|", *(f"| {name} | {value} |" for name, value in rows)])
     where = f"Python {platform.python_version()}, {psutil.cpu_count()} cores"

@@ -147,7 +147,7 @@ def _base_url(listener: socket.socket, *, reachable: bool = False) -> str:
 def _say_hello(database: str, listener: socket.socket, *, with_key: bool) -> None:
     print(f"Database    {database}")
     print(f"Listening   {_base_url(listener)}")
-    print(f"API keys    {'required' if with_key else 'not required, by whoever reaches this address (AUTH_REQUIRED)'}")
+    print(f"API keys    {'required' if with_key else 'not required: whoever reaches this address may send (AUTH_REQUIRED)'}")
     print("Send a first batch:")
     url = _base_url(listener, reachable=True) + BULK_PATHS[USAGE_EVENTS]
     print(_FIRST_BATCH.format(key="-H 'X-API-Key: …' " if with_key else "", url=url), flush=True)

@@ -68,7 +68,11 @@ ADVICE: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
         ("certificate",),
         "Name the authority that signed the server's certificate with sslrootcert in DB_URL, or correct the host.",
     ),
-    (("28P01",), ("password authentication failed", "no password supplied"), "Correct the user and the password in DB_URL."),
+    (
+        ("28P01",),
+        ("password authentication failed", "no password supplied"),
+        "Correct the user in DB_URL; or the password there, in the file of DB_PASSWORD_FILE, or in PGPASSWORD.",
+    ),
     # These name a role or a database, too, which is there.
     (
         ("53300",),
@@ -80,6 +84,7 @@ ADVICE: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
         ("permission denied",),
         "Run sql/roles.sql as a superuser, then `ingest migrate` as the owner, who gives the others their rights.",
     ),
+    ((), (_CLOSED,), "A DBA has closed it: ALTER DATABASE … ALLOW_CONNECTIONS true opens it again."),
     (("3D",), ('database "',), "Correct the database in DB_URL, or make it: CREATE DATABASE …"),
     (("28",), ('role "',), "Correct the user in DB_URL, or make the role: see sql/roles.sql."),
     (("42704",), (), "Something that the schema needs is gone: `ingest doctor` tells what."),
@@ -100,7 +105,7 @@ ADVICE: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (
         (),
         ("name or service", "nodename", "getaddrinfo", "name resolution", "resolve"),
-        "No such host is known: correct the host in DB_URL, or the name service.",
+        "No such host is known: correct the host in DB_URL, or the name service; a container that is stopped has no name.",
     ),
     (
         (),

@@ -34,7 +34,8 @@ def test_the_example_of_env_has_every_setting_with_its_default() -> None:
     of_compose = dict(re.findall(r"\$\{([A-Z_]+)(?::-([^}/]*)\}|\b)", compose))
     arguments = dict.fromkeys(re.findall(r"^ARG ([A-Z_]+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE), "")
 
-    assert lines.keys() == variables().keys() | of_compose.keys() | arguments.keys()
+    composes_own = {"COMPOSE_PROFILES"}
+    assert lines.keys() == variables().keys() | of_compose.keys() | arguments.keys() | composes_own
     for name, default in (of_compose | arguments).items():
         if name not in variables():
             assert lines[name] == default, name
