@@ -5,6 +5,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct, field
 
+SENTENCE_CHARACTERS_MAX = 500
+
 T = TypeVar("T")
 
 
@@ -29,6 +31,13 @@ class Verdict(Struct, frozen=True, kw_only=True):
     sanitized: int = 0
     errors: list[ItemError] = []
     errors_truncated: bool = False
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the counts are those of so many items, and the errors of items among them."""
+        kinds = (self.accepted, self.duplicates, self.conflicts, self.rejected)
+        places = all(0 <= error.index < self.received for error in self.errors)
+        return min(kinds) >= 0 and sum(kinds) == self.received and places
 
 
 class Counts(Struct, kw_only=True):
@@ -56,8 +65,9 @@ class Problem(Struct, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str:
-        """What it says to a person."""
-        return self.detail or self.title or "no reason given"
+        """What it says to a person: one line, and nothing that a terminal would take for a command."""
+        words = " ".join((self.detail or self.title).split()) or "no reason given"
+        return "".join(sign if sign.isprintable() else "?" for sign in words[:SENTENCE_CHARACTERS_MAX])
 
 
 class Limits(Struct, frozen=True, kw_only=True):

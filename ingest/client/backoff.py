@@ -1,6 +1,5 @@
 """How long to wait before a request is sent again."""
 
-import math
 from collections.abc import Callable
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -30,12 +29,8 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     now: aware.
     """
     text = (value or "").strip()
-    try:
-        seconds = float(text)
-    except ValueError:
-        pass
-    else:
-        return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    if text.isascii() and text.isdigit():
+        return float(text)
     try:
         moment = parsedate_to_datetime(text)
     except ValueError:

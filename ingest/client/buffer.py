@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Protocol
 
 from ingest.client import batching
-from ingest.client.failures import SendError
+from ingest.client.failures import GivenUp, SendError
 from ingest.client.sender import Outcome
 
 
@@ -19,7 +19,7 @@ class Sender(Protocol):
 
 
 Done = Callable[[Sequence[bytes], Outcome | SendError], None]
-"""Called once for each batch, with its items and what became of them."""
+"""Called once for each batch, also where it is cancelled, with its items and what became of them."""
 
 
 class Buffer:
@@ -55,7 +55,13 @@ class Buffer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        await self.flush()
+        try:
+            await self.flush()
+        except asyncio.CancelledError:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            raise
 
     async def add(self, item: bytes) -> None:
         """Takes the JSON text of one item; waits while too much is on its way. Raises ValueError if it is blank."""
@@ -87,12 +93,17 @@ class Buffer:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, items: list[bytes]) -> None:
-        async with self._slots:
-            try:
-                said: Outcome | SendError = await self._sender.send(items)
-            except SendError as error:
-                said = error
-        self._done(items, said)
+        said: Outcome | SendError = GivenUp("It was cancelled.")
+        try:
+            async with self._slots:
+                said = await self._sender.send(items)
+        except SendError as error:
+            said = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, the batch is the caller's again
+            said = GivenUp(f"{type(error).__name__}: {error}")
+            said.__cause__ = error
+        finally:
+            self._done(items, said)
 
     def _stop_timer(self) -> None:
         if self._timer:

@@ -83,7 +83,7 @@ class Client:
     give_up_after_seconds: how long after its first failure a batch is tried. on_retry: called with a sentence and the
     seconds until the next try. transport, sleep, clock (monotonic seconds) and random (0 to 1) are there for tests.
 
-    Raises ValueError if url, stream or key are none.
+    Raises ValueError if url, stream or key are none, or the environment names a proxy or certificates that can't be used.
     """
 
     def __init__(
@@ -100,6 +100,8 @@ class Client:
         random: Callable[[], float] = stdlib_random.random,
     ) -> None:
         parts = urlsplit(url)
+        if not url.isprintable() or " " in url:
+            raise ValueError("The URL has characters that no URL has.")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("The URL must begin with http:// or https:// and name a host.")
         if parts.query or parts.fragment or parts.username:
@@ -118,12 +120,24 @@ class Client:
         headers = {"User-Agent": "llm-analytics-ingest"}
         if api_key is not None:
             headers["Authorization"] = f"Bearer {api_key}"
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            timeout=TIMEOUT,
-            transport=transport,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=4),
-        )
+        self.requests = 0
+        """How many batches were sent, every try counted."""
+        self.sent_bytes = 0
+        """Of these, compressed."""
+        try:
+            httpx.URL(url).host.encode()  # where a name is looked at that is not ASCII
+            self._http = httpx.AsyncClient(
+                headers=headers,
+                timeout=TIMEOUT,
+                transport=transport,
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=4),
+            )
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise ValueError(f"The URL can't be used: {error}") from None
+        except (ImportError, OSError) as error:
+            raise ValueError(
+                f"The proxy or the certificates that the environment names (ALL_PROXY, SSL_CERT_FILE) can't be used: {error}"
+            ) from None
 
     async def __aenter__(self) -> "Client":
         return self
@@ -212,6 +226,8 @@ class Client:
                 raise Refused(f"{self.url} answers {answer.status} without counts: is this the service?", answer.status)
             if verdict.received != len(items):
                 raise Refused(f"{len(items)} items were sent, and the service counted {verdict.received}.", answer.status)
+            if not verdict.adds_up:
+                raise Refused(f"{self.url} answers with counts that don't add up: is this the service?", answer.status)
             return verdict
         if answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return Problem(code=problem.code or "limit_exceeded", detail=problem.sentence)
@@ -235,12 +251,16 @@ class Client:
         attempt = 0
         while True:
             asked_seconds: float | None = None
-            outcome.requests += 1
-            outcome.sent_bytes += len(body.content) if body else 0
+            if body:
+                self._count(body, outcome)
             try:
                 answer = await self._once(method, path, body)
             except httpx.UnsupportedProtocol as error:
                 raise Refused(f"{self.url}: {error}") from None
+            except RuntimeError as error:
+                if not self._http.is_closed:
+                    raise
+                raise GivenUp(f"{self.url}: the client was closed.") from error
             except httpx.RequestError as error:
                 reason = f"{self.url} gives no answer: {str(error) or type(error).__name__}"
             else:
@@ -252,11 +272,17 @@ class Client:
             give_up_at = min(give_up_at, now + give_up_after_seconds)
             delay = backoff.delay_seconds(attempt, asked_seconds, self._random)
             if now + delay > give_up_at:
-                raise GivenUp(f"{reason} (given up after {attempt + 1} tries)")
+                raise GivenUp(f"{reason} (given up after {attempt + 1} {'try' if attempt == 0 else 'tries'})")
             if self._on_retry:
                 self._on_retry(reason, delay)
             await self._sleep(delay)
             attempt += 1
+
+    def _count(self, body: batching.Body, outcome: Outcome) -> None:
+        self.requests += 1
+        self.sent_bytes += len(body.content)
+        outcome.requests += 1
+        outcome.sent_bytes += len(body.content)
 
     async def _once(self, method: str, path: str, body: batching.Body | None) -> _Answer:
         headers = {"Content-Type": body.content_type, "Content-Encoding": "gzip"} if body else {}

@@ -235,6 +235,57 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
         Client(url)
 
 
+@pytest.mark.parametrize("url", ["http://h:abc", r"http://xn--\u", "http://a\nb", "http://a b", "http://[::1"])
+def test_a_url_that_can_not_be_used_is_refused_in_the_same_way(url: str) -> None:
+    with pytest.raises(ValueError, match="URL"):
+        Client(url)
+
+
+@pytest.mark.parametrize(("name", "value"), [("ALL_PROXY", "socks5://x"), ("SSL_CERT_FILE", "/nonexistent")])
+def test_what_the_environment_asks_for_in_vain_is_a_sentence(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ValueError, match=name):
+        Client("https://service.test")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"received": 3, "accepted": 4, "rejected": -1},
+        {"received": 3, "accepted": 1, "rejected": 1},
+        {"received": 3, "accepted": 2, "rejected": 1, "errors": [{"index": 3, "code": "x", "message": "x"}]},
+        {"received": 3, "accepted": 2, "rejected": 1, "errors": [{"index": -1, "code": "x", "message": "x"}]},
+    ],
+)
+async def test_counts_that_do_not_add_up_are_no_answer_of_the_service(said: dict[str, Any]) -> None:
+    service = Service(httpx.Response(200, json={"duplicates": 0, "conflicts": 0, **said}))
+    async with service.client() as client:
+        with pytest.raises(Refused, match="don't add up"):
+            await client.send(ITEMS[:3])
+
+
+async def test_what_a_server_says_is_one_line_without_commands_for_a_terminal() -> None:
+    body = {"detail": "\x1b[31mevil\nsecond line" + 10_000 * "x"}
+    async with Service(httpx.Response(403, json=body)).client() as client:
+        with pytest.raises(Refused) as refused:
+            await client.send(ITEMS)
+
+    assert "?[31mevil second line" in str(refused.value)
+    assert len(str(refused.value)) < 700
+    assert str(refused.value).isprintable()
+
+
+async def test_what_failed_was_sent_too() -> None:
+    service = Service(*(problem(503) for _ in range(50)))
+    async with service.client(give_up_after_seconds=2) as client:
+        with pytest.raises(GivenUp):
+            await client.send(ITEMS)
+
+        assert client.requests == len(service.requests) > 1
+        assert client.sent_bytes == sum(len(request.content) for request in service.requests)
+
+
 @pytest.mark.parametrize("key", ["", "two words", "new\nline", "ключ"])
 def test_a_key_that_can_not_be_sent_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(ValueError, match="API key") as refused:
@@ -244,7 +295,10 @@ def test_a_key_that_can_not_be_sent_is_refused_and_not_shown(key: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("3", 3), ("0", 0), ("1.5", 1.5), ("-1", None), ("nan", None), ("inf", None), ("", None), (None, None), ("x", None)],
+    [
+        *(("3", 3), ("0", 0), ("1.5", None), ("1_0", None), ("1e3", None), ("²", None)),
+        *(("-1", None), ("nan", None), ("inf", None), ("", None), (None, None), ("x", None)),
+    ],
 )
 def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
     assert backoff.retry_after_seconds(value, datetime.now(UTC)) == seconds
@@ -320,6 +374,43 @@ async def test_a_buffer_sends_what_lingers_and_hands_back_what_failed() -> None:
         await _add(buffer, ITEMS[:1])
 
     assert [count for count, _ in done] == [3, 1]
+
+
+class Broken:
+    async def send(self, items: Sequence[bytes]) -> Outcome:
+        raise RuntimeError("a mistake")
+
+
+async def test_a_buffer_hands_back_what_fails_in_a_way_that_nobody_foresaw() -> None:
+    done: list[tuple[int, Outcome | SendError]] = []
+    async with Buffer(Broken(), lambda items, said: done.append((len(items), said)), items_max=2) as buffer:
+        await _add(buffer, ITEMS)
+
+    assert [count for count, _ in done] == [2, 2, 2, 2, 2]
+    assert all(isinstance(said, GivenUp) and "a mistake" in str(said) for _, said in done)
+
+
+async def test_a_buffer_that_is_cancelled_hands_back_what_it_has_and_leaves_nothing_behind() -> None:
+    done: list[tuple[int, Outcome | SendError]] = []
+    tasks = asyncio.all_tasks()
+    with pytest.raises(TimeoutError):
+        async with (
+            asyncio.timeout(0.05),
+            Buffer(Slow(), lambda items, said: done.append((len(items), said)), items_max=4, in_flight_max=2) as buffer,
+        ):
+            await _add(buffer, ITEMS)
+
+    assert sorted(count for count, _ in done) == [2, 4, 4]
+    assert all(isinstance(said, GivenUp) for _, said in done)
+    assert asyncio.all_tasks() == tasks
+
+
+async def test_a_client_that_was_closed_gives_up() -> None:
+    client = Service().client()
+    await client.close()
+
+    with pytest.raises(GivenUp, match="closed"):
+        await client.send(ITEMS)
 
 
 async def test_a_buffer_takes_no_blank_item() -> None:
