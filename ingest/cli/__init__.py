@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # SIGTERM leaves as Ctrl-C does: what was opened is to be closed, an embedded database stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if "run_alone" in options:  # it reports settings that are invalid, too
+        if "run_alone" in options:  # whatever the settings are
             alone: int = options.run_alone(options)
             return alone
         chosen = settings.load()

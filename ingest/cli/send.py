@@ -2,24 +2,25 @@
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ingest import errors
+from ingest import errors, settings
+from ingest.cli import log
 from ingest.client import PATHS, Client, Counts, GivenUp, Limits, Outcome, Refused
 from ingest.send import progress, run
-from ingest.send.journal import Journal
+from ingest.send.journal import Journal, State
 from ingest.send.progress import Meter
 from ingest.send.reader import Batch, Reader
 from ingest.send.source import STANDARD_INPUT, Source
-from ingest.settings import Settings
 
 EXIT_REFUSED = 1
 EXIT_REJECTED = 3
@@ -113,12 +114,13 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--restart", action="store_true", help="forget what earlier runs sent, and begin anew")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.set_defaults(run=send)
+    parser.set_defaults(run_alone=send)
 
 
-def send(options: argparse.Namespace, _chosen: Settings) -> int:
+def send(options: argparse.Namespace) -> int:
     """Sends files to the service in batches, tries again what was not answered, and goes on where an earlier run ended."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it says a line for each request
+    with suppress(errors.SettingInvalid):  # one of the service, which may be elsewhere
+        log.to_standard_error(settings.load())
     names: list[str] = options.files
     if len({os.path.realpath(name) if name != STANDARD_INPUT else name for name in names}) < len(names):
         print("ingest: A file is named twice.", file=sys.stderr)
@@ -161,7 +163,8 @@ class _Run:
             status = EXIT_GIVEN_UP if self._journals else EXIT_REFUSED
             self.end("given up" if self._journals else "unreachable", status, str(error))
         except (Refused, errors.InputRefused) as error:
-            self.end("refused", EXIT_REFUSED, str(error))
+            advice = " Name one by --api-key-file or INGEST_API_KEY." if _lacks_key(error) and self._api_key is None else ""
+            self.end("refused", EXIT_REFUSED, f"{error}{advice}")
         else:
             for journal in self._journals:
                 journal.forget()
@@ -180,12 +183,12 @@ class _Run:
         for file in summary.files:
             summary.add(file)
             summary.resumed_items += file.resumed_items
-        if self._options.json:
-            print(msgspec.json.encode(summary).decode())
-        else:
-            for line in _lines_of(summary):
-                print(line)
-        sys.stdout.flush()
+        lines = [msgspec.json.encode(summary).decode()] if self._options.json else _lines_of(summary)
+        try:
+            print(*lines, sep="\n", flush=True)
+        except OSError as error:
+            print(f"ingest: The summary can't be written: {error.strerror}.", *lines, sep="\n", file=sys.stderr)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end of the program tries once more
         if summary.error:
             print(f"ingest: {summary.error}", file=sys.stderr)
         if summary.exit_status in (EXIT_GIVEN_UP, EXIT_INTERRUPTED):
@@ -209,19 +212,24 @@ class _Run:
         options = self._options
         source = Source(name)
         try:
-            journal = Journal(
-                Path("stdin" if name == STANDARD_INPUT else name),
-                url=client.url,
-                stream=client.stream,
-                identity=source.identity,
-                restart=options.restart,
+            reader = Reader(
+                source,
+                client.stream,
+                limits,
+                items_max=options.batch_size,
+                input_format={"auto": None, "ndjson": "lines", "json": "json"}[options.format],
             )
+            begun = None
+            if source.identity:
+                begun = State(url=client.url, stream=client.stream, format=reader.detect(), identity=source.identity)
+            journal = Journal(Path(name) if begun else Path("stdin"), begun, restart=options.restart)
             self._journals.append(journal)
             file.resumed_items = journal.resumed_items
             file.state = "finished" if journal.is_finished else "unfinished"
             try:
                 if not journal.is_finished:
-                    await self._send(source, journal, client, limits)
+                    await self._send(source, reader, journal, client)
+                    source.check_unchanged()
                     journal.finish()
                     file.state = "finished"
             finally:
@@ -231,16 +239,8 @@ class _Run:
         finally:
             source.close()
 
-    async def _send(self, source: Source, journal: Journal, client: Client, limits: Limits) -> None:
-        options = self._options
-        reader = Reader(
-            source,
-            client.stream,
-            limits,
-            items_max=options.batch_size,
-            input_format={"auto": None, "ndjson": "lines", "json": "json"}[options.format],
-        )
-        with progress.meter(source.shown, source.size_bytes, is_quiet=options.quiet) as meter:
+    async def _send(self, source: Source, reader: Reader, journal: Journal, client: Client) -> None:
+        with progress.meter(source.shown, source.size_bytes, is_quiet=self._options.quiet) as meter:
             self._meter = meter
             if journal.resumed_items:
                 meter.say(
@@ -248,8 +248,6 @@ class _Run:
                 )
 
             def acknowledged(batch: Batch, outcome: Outcome) -> None:
-                self.summary.requests += outcome.requests
-                self.summary.sent_bytes += outcome.sent_bytes
                 self._sent_items += outcome.received
                 meter.advance(outcome.received, batch.read_bytes)
 
@@ -258,11 +256,12 @@ class _Run:
                     reader.batches(journal.done.copy()),
                     client,
                     journal,
-                    in_flight_max=options.in_flight,
+                    in_flight_max=self._options.in_flight,
                     acknowledged=acknowledged,
                 )
             finally:
                 self._meter = None
+                self.summary.requests, self.summary.sent_bytes = client.requests, client.sent_bytes
 
     def _retrying(self, reason: str, delay_seconds: float) -> None:
         """At most a line a second: all batches in flight fail at once."""
@@ -275,6 +274,10 @@ class _Run:
             self._meter.say(sentence)
         else:
             print(sentence, file=sys.stderr, flush=True)
+
+
+def _lacks_key(error: Exception) -> bool:
+    return isinstance(error, Refused) and error.status == HTTPStatus.UNAUTHORIZED
 
 
 def _lines_of(summary: Summary) -> Sequence[str]:

@@ -6,25 +6,32 @@ already: that costs time, and nothing is stored twice.
 
 A rejected item is written before the state that knows of it. The state holds the length of that file, and what stands behind
 that length is cut off when the file is gone on with: no line is there twice.
+
+Standard input has no state, and its rejected items are a file that is locked, so that two of them never share one.
 """
 
+import fcntl
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
+from io import FileIO
+from itertools import count
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 from msgspec import Raw, Struct
 
 from ingest import errors
 from ingest.client import Counts, ItemError, Outcome
+from ingest.send.items import Format
 from ingest.send.source import Identity
 
 VERSION = 1
 STATE_SUFFIX = ".ingest-send.json"
 REJECTED_SUFFIX = ".rejected.ndjson"
 _NOTHING = Raw(b"null")
+_SHOWN: dict[Format, str] = {"lines": "NDJSON", "json": "JSON"}
 
 
 class Ranges:
@@ -70,12 +77,22 @@ class State(Struct, kw_only=True):
     version: int = VERSION
     url: str
     stream: str
+    format: Format
+    """How the file was taken apart. In another way the places of its items are others."""
     identity: Identity
     acknowledged: list[tuple[int, int]] = []
     """Ranges of items, by their place in the file, from 0."""
     rejected_file_bytes: int = 0
     counts: Counts = msgspec.field(default_factory=Counts)
     is_finished: bool = False
+
+    @property
+    def makes_sense(self) -> bool:
+        """Whether it is as this program writes it."""
+        ends = [0, *(end for _, end in self.acknowledged)]
+        in_order = all(last <= start < end for last, (start, end) in zip(ends, self.acknowledged, strict=False))
+        received = sum(end - start for start, end in self.acknowledged)
+        return in_order and received == self.counts.received and self.rejected_file_bytes >= 0
 
 
 class RejectedItem(Struct, kw_only=True, omit_defaults=True):
@@ -92,25 +109,28 @@ class RejectedItem(Struct, kw_only=True, omit_defaults=True):
 
 
 class Journal:
-    """Of one input. identity None: it can't be known again (standard input), and no state is kept.
+    """Of one input.
 
-    base: the path that the names of both files begin with.
+    base: the path that the names of both files begin with. begun: what the state file is to hold, now that nothing is
+    acknowledged; None: the input can't be known again (standard input), and no state is kept.
 
     Raises errors.InputRefused if there is the state of another file, service or stream, or one that can't be read or written.
     """
 
-    def __init__(self, base: Path, *, url: str, stream: str, identity: Identity | None, restart: bool = False) -> None:
+    def __init__(self, base: Path, begun: State | None, *, restart: bool = False) -> None:
         self._state_path = base.with_name(base.name + STATE_SUFFIX)
         self.rejected_path = base.with_name(base.name + REJECTED_SUFFIX)
-        self._rejected: BinaryIO | None = None
-        self._is_kept = identity is not None
-        state = State(url=url, stream=stream, identity=identity or Identity(0, 0, ""))
-        found = None if restart or not self._is_kept else self._load(state)
-        self._state = found or state
+        self._rejected: FileIO | None = None
+        self._is_kept = begun is not None
+        self._failure: OSError | None = None
+        found = None if restart or begun is None else self._load(begun)
+        self._state = found or begun or State(url="", stream="", format="lines", identity=Identity(0, 0, ""))
         self.done = Ranges(self._state.acknowledged)
         self.resumed_items = self.done.count
         try:
-            if found is None:
+            if not self._is_kept:
+                self.rejected_path, self._rejected = _alone(base)
+            elif found is None:
                 self.rejected_path.unlink(missing_ok=True)
                 self._write()
             elif found.rejected_file_bytes:
@@ -140,13 +160,19 @@ class Journal:
     def acknowledge(self, first: int, texts: Sequence[bytes], lines: Sequence[int | None], outcome: Outcome) -> None:
         """Keeps what became of items that stand one behind the other, the first of them at `first`.
 
-        Raises OSError if it can't be written.
+        Raises OSError if it can't be written, and ever after: the state is then what it was before.
         """
-        if outcome.errors:
-            self._append([_rejected_item(first, texts, lines, error) for error in outcome.errors])
-        self.done.add(first, first + len(texts))
         self._state.counts.add(outcome)
-        self._write()
+        if self._failure:
+            raise self._failure
+        try:
+            if outcome.errors:
+                self._append([_rejected_item(first, texts, lines, error) for error in outcome.errors])
+            self.done.add(first, first + len(texts))
+            self._write()
+        except OSError as error:
+            self._failure = error
+            raise
 
     def finish(self) -> None:
         """All of the file is acknowledged."""
@@ -156,7 +182,10 @@ class Journal:
     def close(self) -> None:
         """Closes the file of rejected items."""
         if self._rejected:
-            self._rejected.close()
+            if not self._is_kept and not self.has_rejected:
+                self.rejected_path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._rejected.close()
 
     def forget(self) -> None:
         """Removes the state: nothing is to be gone on with."""
@@ -173,18 +202,20 @@ class Journal:
 
     def _append(self, rejected: Sequence[RejectedItem]) -> None:
         if self._rejected is None:
-            self._rejected = self.rejected_path.open("wb")
-        self._rejected.write(b"".join(msgspec.json.encode(item) + b"\n" for item in rejected))
-        self._rejected.flush()
+            self._rejected = self.rejected_path.open("wb", buffering=0)
+        # Unbuffered: what a full disk did not take, is not written once more by the next or by the end.
+        left = memoryview(b"".join(msgspec.json.encode(item) + b"\n" for item in rejected))
+        while left:
+            left = left[self._rejected.write(left) :]
         self._state.rejected_file_bytes = self._rejected.tell()
 
-    def _reopen(self, length_bytes: int) -> BinaryIO:
+    def _reopen(self, length_bytes: int) -> FileIO:
         if not self.rejected_path.is_file() or self.rejected_path.stat().st_size < length_bytes:
             raise errors.InputRefused(
                 f"{self.rejected_path} is shorter than it was: what was rejected before is lost. Begin anew with --restart."
             )
         os.truncate(self.rejected_path, length_bytes)
-        file = self.rejected_path.open("r+b")
+        file = self.rejected_path.open("r+b", buffering=0)
         file.seek(length_bytes)
         return file
 
@@ -198,13 +229,19 @@ class Journal:
         try:
             state = msgspec.json.decode(text, type=State)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise errors.InputRefused(f"{self._state_path} can't be understood. Begin anew with --restart.") from None
+            state = None
+        if state is None or not state.makes_sense:
+            raise errors.InputRefused(f"{self._state_path} can't be understood. Begin anew with --restart.")
+        if not state.acknowledged and not state.is_finished:
+            return None  # whatever was wrong with that command, this one sends all of the file
         if state.version != VERSION:
             changed = f"it is of another version, {state.version}"
         elif state.url != wanted.url:
             changed = f"it was sent to {state.url}"
         elif state.stream != wanted.stream:
             changed = f"it was sent as {state.stream}"
+        elif state.format != wanted.format:
+            changed = f"it was read as {_SHOWN[state.format]}"
         elif state.identity != wanted.identity:
             changed = "the file was changed since"
         else:
@@ -213,6 +250,22 @@ class Journal:
             f"{self._state_path} tells that a part was sent, but {changed}. To send the whole file from its beginning, which "
             "stores nothing twice: --restart."
         )
+
+
+def _alone(base: Path) -> tuple[Path, FileIO]:
+    """A file for rejected items that nobody else has now, and its path: another number for each that runs at once."""
+    for number in count(1):
+        path = base.with_name(f"{base.name}{f'.{number}' if number > 1 else ''}{REJECTED_SUFFIX}")
+        file = path.open("ab", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else it was just removed
+                file.truncate(0)
+                return path, file
+        except BlockingIOError:
+            pass
+        file.close()
+    raise AssertionError
 
 
 def _rejected_item(first: int, texts: Sequence[bytes], lines: Sequence[int | None], error: ItemError) -> RejectedItem:

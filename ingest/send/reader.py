@@ -24,9 +24,9 @@ class Batch(NamedTuple):
     """An item that can't be sent, and the only one of this batch."""
 
     @property
-    def end(self) -> int:
-        """The place behind its last item."""
-        return self.first + (1 if self.too_long else len(self.texts))
+    def size_bytes(self) -> int:
+        """Of its items."""
+        return sum(map(len, self.texts))
 
 
 class Reader:
@@ -41,6 +41,15 @@ class Reader:
         self._batcher = Batcher(min(items_max, limits.batch_items_max), batch_bytes_max(limits))
         self._item_bytes_max = limits.body_bytes_max - len("[]")
         self._format = input_format
+        self._chunks: Iterator[bytes] | None = None
+
+    def detect(self) -> Format:
+        """How the source is taken apart, for which its beginning is read. Raises errors.InputRefused if it can't be."""
+        if self._chunks is None:
+            found, self._chunks = items.detect(self._source.name, self._source.chunks(), self._envelope)
+            self._format = self._format or found
+        assert self._format is not None
+        return self._format
 
     def batches(self, done: Ranges) -> Iterator[Batch]:
         """What is not in `done`, in order.
@@ -80,8 +89,8 @@ class Reader:
             raise refusal
 
     def _items(self) -> Iterator[Item]:
-        chunks = self._source.chunks()
-        found, chunks = items.detect(self._source.name, chunks, self._envelope)
-        if (self._format or found) == "lines":
-            return items.lines(chunks, self._item_bytes_max)
-        return items.json_values(chunks, self._envelope, self._item_bytes_max)
+        found = self.detect()
+        assert self._chunks is not None
+        if found == "lines":
+            return items.lines(self._chunks, self._item_bytes_max)
+        return items.json_values(self._chunks, self._envelope, self._item_bytes_max)

@@ -88,6 +88,13 @@ class Source:
         self.read_bytes += len(chunk)
         return chunk
 
+    def check_unchanged(self) -> None:
+        """Raises errors.InputRefused if the file is not what it was when it was opened."""
+        if self.identity is not None and self._identify() != self.identity:
+            raise errors.InputRefused(
+                f"{self.name} was changed while it was sent. To send it as it is now, which stores nothing twice: --restart."
+            )
+
     def _inflated(self, raw: Iterator[bytes]) -> Iterator[bytes]:
         """Any number of gzip members (RFC 1952, section 2.2); zeros behind the last one are padding."""
         inflater = zlib_ng.decompressobj(_GZIP)

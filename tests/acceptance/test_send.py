@@ -256,7 +256,7 @@ def test_standard_input_that_waits_does_not_keep_it_from_ending(shared_service: 
 
 def test_a_changed_file_is_refused_until_it_is_begun_anew(shared_service: RunningService, tmp_path: Path) -> None:
     path = tmp_path / "events.ndjson"
-    path.write_bytes(ndjson([wire_event()]))
+    path.write_bytes(ndjson([wire_event(), wire_event()]))
     state = tmp_path / f"events.ndjson{STATE_SUFFIX}"
     unreachable = send("--url", "http://127.0.0.1:9", "--give-up-after", 1, path, folder=tmp_path)
     assert (unreachable["exit_status"], unreachable["outcome"]) == (1, "unreachable")
@@ -265,14 +265,26 @@ def test_a_changed_file_is_refused_until_it_is_begun_anew(shared_service: Runnin
     with RecordingProxy("http://127.0.0.1:9").running() as proxy:
         proxy.target = url(shared_service)
         waiting = subprocess.Popen(
-            command("send", "--json", "--url", proxy.url, "--give-up-after", "1", path.name),
+            command(
+                "send",
+                "--json",
+                "--url",
+                proxy.url,
+                "--give-up-after",
+                "1",
+                "--batch-size",
+                "1",
+                "--in-flight",
+                "1",
+                path.name,
+            ),
             env=environment({}),
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         proxy.delay_seconds = 0.7
-        until(state.exists)
+        until(lambda: state.exists() and b'"acknowledged":[[0,1]]' in state.read_bytes())
         proxy.target = "http://127.0.0.1:9"
         said, _ = waiting.communicate(timeout=SECONDS_MAX)
         assert (waiting.returncode, json.loads(said)["outcome"]) == (4, "given up")
@@ -309,6 +321,65 @@ def test_keys_come_from_the_environment_or_a_file(writer_url: DatabaseUrl, datab
             refused = sent(*options)
             assert (refused["exit_status"], refused["outcome"]) == (1, "refused")
             assert "answers 401" in refused["stderr"]
+            assert ("--api-key-file" in refused["stderr"]) == (not options)
+
+
+def test_two_at_once_keep_their_rejected_items_apart(shared_service: RunningService, tmp_path: Path) -> None:
+    one = subprocess.Popen(
+        command("send", "--json", "--url", url(shared_service), "-"),
+        env=environment({}),
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    until((tmp_path / f"stdin{REJECTED_SUFFIX}").exists)
+    other = send("--url", url(shared_service), "-", folder=tmp_path, stdin=b'{"other": 1}')
+    said, _ = one.communicate(b'{"one": 1}', timeout=SECONDS_MAX)
+
+    for summary, item in ((other, "other"), (json.loads(said), "one")):
+        [file] = summary["files"]
+        assert json.loads((tmp_path / file["rejected_file"]).read_text())["item"] == {item: 1}
+
+
+def test_a_file_is_not_gone_on_with_in_another_format(shared_service: RunningService, tmp_path: Path) -> None:
+    path = tmp_path / "pretty.jsonl"
+    path.write_text("\n".join(json.dumps(wire_event(), indent=1) for _ in range(300)))
+    with RecordingProxy(url(shared_service)).running() as proxy:
+        proxy.delay_seconds = 0.2
+        process = subprocess.Popen(
+            command("send", "--url", proxy.url, "--batch-size", "10", path.name),
+            env=environment({}),
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        until(lambda: len(proxy.acknowledged()) >= 40)
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+        where = ("--url", proxy.url, "--format", "json", path.name)
+
+        refused = send(*where, folder=tmp_path)
+        proxy.delay_seconds = 0.0
+        done = send(*where, "--restart", folder=tmp_path)
+
+    assert (refused["exit_status"], "it was read as NDJSON" in refused["stderr"]) == (1, True)
+    assert (done["exit_status"], done["accepted"]) == (0, 300)
+
+
+def test_a_summary_that_nobody_can_read_is_no_traceback(shared_service: RunningService, tmp_path: Path) -> None:
+    for stdout in ("/dev/full", "&-"):
+        done = subprocess.run(
+            ["sh", "-c", f'"$@" >{stdout}', "sh", *command("send", "--url", url(shared_service), "-")],
+            env=environment({"DB_URL": "no setting of ours"}),
+            cwd=tmp_path,
+            input=ndjson([wire_event()]),
+            capture_output=True,
+            timeout=SECONDS_MAX,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+        assert (b"1 accepted" in done.stderr) == (stdout == "/dev/full")
 
 
 @pytest.mark.parametrize("options", [["no-such-file"], ["--url", "ftp://x", "-"], ["--api-key-file", "none", "-"]])
