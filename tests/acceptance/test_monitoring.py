@@ -18,6 +18,7 @@ from ingest.settings import DatabaseUrl, Settings
 from ingest.store import api_keys, policies
 from tests import rawhttp, servers
 from tests.samples import wire_archive, wire_event
+from tests.servers import Server
 from tests.service import ARCHIVES, RunningService, started
 
 WAIT_SECONDS_MAX = 20
@@ -144,6 +145,29 @@ def test_where_keys_are_required_one_for_reading_is_enough(owner_url: DatabaseUr
     with started({"DB_URL": writer_url.reveal(), "AUTH_REQUIRED": "true"}) as service:
         assert service.client.get("/metrics").status_code == 401
         assert Scrape(service.client, {"Authorization": f"Bearer {key.text}"})("ingest_workers") == 1
+
+
+@servers.ON_ONE
+def test_while_the_database_is_away_every_worker_knows_a_key_for_reading(
+    server: Server, database_url: DatabaseUrl, owner_url: DatabaseUrl, writer_url: DatabaseUrl
+) -> None:
+    _, key = (
+        api_keys.create(owner_url, name=scope, scope=scope, teams=None, rate_per_minute=None, expires_at=None)[0]
+        for scope in (Scope.INGEST, Scope.READ)
+    )
+    [[name]] = servers.query(database_url, "SELECT current_database()")
+    terminate = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    with started({"DB_URL": writer_url.reveal(), "AUTH_REQUIRED": "true"}, "--workers", "2") as service:
+        time.sleep(0.5)  # they learn it when they begin
+        servers.execute(server.admin, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false", terminate)
+        eventually(lambda: service.client.get("/readyz").status_code == 503)
+
+        def is_down() -> bool:  # asked on a connection of its own, and so of the other worker in turn
+            with httpx.Client(base_url=service.client.base_url) as client:
+                return Scrape(client, {"X-API-Key": key.text})("ingest_database_up") == 0
+
+        eventually(is_down)  # 10 s later at most
+        assert [is_down() for _ in range(4)] == [True] * 4
 
 
 @servers.ON_ONE
