@@ -13,8 +13,8 @@ Standard input has no state, and its rejected items are a file that is locked, s
 import fcntl
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import FileIO
 from itertools import count
 from pathlib import Path
@@ -122,7 +122,7 @@ class Journal:
         self.rejected_path = base.with_name(base.name + REJECTED_SUFFIX)
         self._rejected: FileIO | None = None
         self._is_kept = begun is not None
-        self._failure: OSError | None = None
+        self._failure: errors.InputRefused | None = None
         found = None if restart or begun is None else self._load(begun)
         self._state = found or begun or State(url="", stream="", format="lines", identity=Identity(0, 0, ""))
         self.done = Ranges(self._state.acknowledged)
@@ -160,24 +160,20 @@ class Journal:
     def acknowledge(self, first: int, texts: Sequence[bytes], lines: Sequence[int | None], outcome: Outcome) -> None:
         """Keeps what became of items that stand one behind the other, the first of them at `first`.
 
-        Raises OSError if it can't be written, and ever after: the state is then what it was before.
+        Raises errors.InputRefused if it can't be written, and ever after: the state is then what it was before.
         """
         self._state.counts.add(outcome)
-        if self._failure:
-            raise self._failure
-        try:
+        with self._written():
             if outcome.errors:
                 self._append([_rejected_item(first, texts, lines, error) for error in outcome.errors])
             self.done.add(first, first + len(texts))
             self._write()
-        except OSError as error:
-            self._failure = error
-            raise
 
     def finish(self) -> None:
-        """All of the file is acknowledged."""
+        """All of the file is acknowledged. Raises as `acknowledge`."""
         self._state.is_finished = True
-        self._write()
+        with self._written():
+            self._write()
 
     def close(self) -> None:
         """Closes the file of rejected items."""
@@ -188,9 +184,21 @@ class Journal:
                 self._rejected.close()
 
     def forget(self) -> None:
-        """Removes the state: nothing is to be gone on with."""
+        """Removes the state: nothing is to be gone on with. If it can't, the state says so itself."""
         if self._is_kept:
-            self._state_path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._state_path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        if self._failure:
+            raise self._failure
+        try:
+            yield
+        except OSError as error:
+            where = error.filename or f"A file in {self._state_path.parent.resolve()}"
+            self._failure = errors.InputRefused(f"{where} can't be written: {error.strerror}.")
+            raise self._failure from None
 
     def _write(self) -> None:
         if not self._is_kept:

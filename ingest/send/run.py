@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
 
-from ingest import errors
 from ingest.client import Client, ItemError, Outcome
 from ingest.send.journal import Journal
 from ingest.send.reader import Batch
@@ -25,8 +24,8 @@ async def send(
 
     acknowledged: told of each.
 
-    Raises errors.InputRefused, when all that could be read is acknowledged, if the input can't be read to its end;
-    client.SendError at once.
+    Raises errors.InputRefused, when all that could be read is acknowledged, if the input can't be read to its end; at once,
+    if the journal can't be written, and client.SendError.
     """
     queue: asyncio.Queue[Batch | None] = asyncio.Queue(_QUEUED_MAX)
     room = _Room(HELD_BYTES_MAX)
@@ -98,10 +97,7 @@ async def _work(
     while (batch := await queue.get()) is not None:
         outcome = _too_long(batch) if batch.too_long else await client.send(batch.texts)
         texts = [batch.too_long.text] if batch.too_long else batch.texts
-        try:
-            journal.acknowledge(batch.first, texts, batch.lines, outcome)
-        except OSError as error:
-            raise errors.InputRefused(f"{error.filename or 'The state'} can't be written: {error.strerror}.") from None
+        journal.acknowledge(batch.first, texts, batch.lines, outcome)
         acknowledged(batch, outcome)
         await room.give_back(batch.size_bytes)
     await queue.put(None)  # for the next of us

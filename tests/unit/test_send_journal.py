@@ -93,10 +93,10 @@ def test_a_full_disk_loses_and_doubles_nothing(base: Path) -> None:
     assert file is not None
     with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123
         journal._rejected = full
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(errors.InputRefused, match="can't be written: No space"):
             acknowledge(journal, 2, REJECTED)
         journal._rejected = file
-        with pytest.raises(OSError, match="No space"):  # though there were room again
+        with pytest.raises(errors.InputRefused, match="can't be written: No space"):  # though there were room again
             acknowledge(journal, 4, STORED)
     journal.close()
     assert journal.counts.received == 6  # so much was stored
