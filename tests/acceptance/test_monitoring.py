@@ -158,7 +158,7 @@ def test_while_the_database_is_away_every_worker_knows_a_key_for_reading(
     [[name]] = servers.query(database_url, "SELECT current_database()")
     terminate = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     with started({"DB_URL": writer_url.reveal(), "AUTH_REQUIRED": "true"}, "--workers", "2") as service:
-        time.sleep(0.5)  # they learn it when they begin
+        time.sleep(2)  # they learn it when they begin
         servers.execute(server.admin, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false", terminate)
         eventually(lambda: service.client.get("/readyz").status_code == 503)
 

@@ -157,17 +157,18 @@ def test_what_is_no_warning_is_written_soon(machine: Log) -> None:
 def test_who_does_not_read_keeps_nobody_waiting_and_gets_it_all_later(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stream(io.StringIO):
         def write(self, text: str) -> int:
+            begun.set()
             reads.wait()
             return super().write(text)
 
     monkeypatch.setattr(log, "LAST_WORDS_SECONDS", 0.01)
     monkeypatch.setattr(log, "HELD_MAX", 50)
-    reads = threading.Event()
+    begun, reads = threading.Event(), threading.Event()
     machine = Log(JsonFormatter(""))
     machine.handler.setStream(stream := Stream())
     before = suppressed()
     machine.logger.warning("first")
-    time.sleep(0.1)  # which is under way then
+    assert begun.wait(10)
     for number in range(60):
         machine.logger.info("line %d", number)
 
